@@ -1,0 +1,196 @@
+"""What the use cases need of the outside, named by the need; adapters and rooms fulfil it.
+
+Every port that handles many items returns one outcome per item, in the order given. A port raises
+only errors of `modelmora.errors`; foreign exceptions are translated in the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from modelmora.domain.inference import Call, Content, Embedded, Inference
+from modelmora.domain.models import ModelRef, ModelSpec, ModelType, State, Task
+from modelmora.domain.outcome import Outcome
+
+
+class Embedder(Protocol):
+    """Turns pictures or texts into vectors."""
+
+    async def embed(
+        self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call
+    ) -> list[Outcome[Embedded]]:
+        """One outcome per item, same order; never raises for an item, only when all are lost.
+
+        An item whose deadline passes fails with `deadline_exceeded`; a cancelled caller's items are
+        dropped before compute.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A model as one runner worker has it; `bytes` is its measured footprint (0: not known)."""
+
+    model: str
+    state: State
+    bytes: int = 0
+    in_flight: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One live runner worker, as it last described itself."""
+
+    group: str
+    worker: str
+    pid: int
+    ready: bool
+    queued: int = 0
+    device: str = "cpu"
+    resident_bytes: int = 0
+    budget_bytes: int = 0
+    held_bytes: int = 0
+    holdings: Mapping[str, Holding] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """What load, unload and warm-up answer: one entry over all workers of the group.
+
+    `ms` is the wall time of the slowest worker, `bytes` the largest footprint.
+    """
+
+    model: str
+    version: str
+    state: State
+    workers: tuple[str, ...]
+    ms: float
+    bytes: int
+
+
+class ModelHost(Protocol):
+    """Holds models in runner workers."""
+
+    async def load(self, model: ModelSpec, *, deadline: float) -> ModelReport:
+        """Loads on every live worker of the model's group. Idempotent. Raises ModelLoadFailed,
+        ArtifactCorrupt, OutOfMemory, DependencyUnavailable, DeadlineExceeded."""
+        ...
+
+    async def unload(self, model: ModelSpec, *, deadline: float) -> ModelReport:
+        """Waits for the model's running work, then frees it on every worker. Idempotent."""
+        ...
+
+    async def warmup(self, model: ModelSpec, *, deadline: float) -> ModelReport:
+        """Loads if need be, then runs each batch bucket once."""
+        ...
+
+    def workers(self) -> Sequence[WorkerView]:
+        """The live workers of all groups."""
+        ...
+
+    def wanted(self) -> Mapping[str, int]:
+        """Group -> workers that should be alive."""
+        ...
+
+
+class Traffic(Protocol):
+    """Decides which version of a model serves a request."""
+
+    def route(self, ref: ModelRef | None, type_: ModelType) -> ModelSpec:
+        """None: the type's default. Raises ModelNotFound, VersionNotFound."""
+        ...
+
+
+Wanted = Literal["loaded", "unloaded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desire:
+    """What somebody asked for: a row of `desired_models`; `generation` grows with each change."""
+
+    name: str
+    version: str
+    wanted: Wanted
+    generation: int
+
+
+class DesiredModels(Protocol):
+    """The wanted state, shared by all API workers."""
+
+    async def set(self, name: str, version: str, wanted: Wanted) -> Desire:
+        """Writes the wish; the same wish again still raises the generation."""
+        ...
+
+    async def all(self) -> Sequence[Desire]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """A measured size: weights plus peak, by model, device and precision."""
+
+    model: str
+    device: str
+    precision: str
+    bytes: int
+
+
+class Footprints(Protocol):
+    """Measured sizes, remembered over restarts."""
+
+    async def remember(self, footprint: Footprint) -> None:
+        """The latest measurement replaces the earlier one."""
+        ...
+
+    async def all(self) -> Sequence[Footprint]: ...
+
+
+class Leases(Protocol):
+    """Who may do what must run once. A fence grows with every change of holder."""
+
+    async def acquire(self, name: str, holder: str, *, ttl_s: float) -> int | None:
+        """Takes or renews; the fence, or None while another holds it."""
+        ...
+
+    async def release(self, name: str, holder: str) -> None:
+        """Gives it back at once; nothing happens when somebody else holds it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """How far the fetching of a model's files is; `total_bytes` is 0 while not known."""
+
+    model: str
+    done_bytes: int
+    total_bytes: int
+    licence: str | None = None
+    finished: bool = False
+
+
+class Artifacts(Protocol):
+    """The files of a model on this machine."""
+
+    def locate(self, model: ModelSpec) -> Path | None:
+        """The folder with the model's files; None when its family needs none (`bundled:noop`).
+
+        Raises ModelLoading (files are being fetched or must be: retry or `modelmora pull`),
+        ModelLoadFailed (a file or folder that is not there, named).
+        """
+        ...
+
+    def fetch(self, model: ModelSpec) -> AsyncIterator[Fetch]:
+        """Brings the files here, telling its progress; at once finished when they are here already.
+
+        Raises ModelLoadFailed (no such repository, refused), DependencyUnavailable (hub out of reach).
+        """
+        ...
+
+
+class Hook(Protocol):
+    """Consumes the record of an inference; must be quick and must not raise."""
+
+    def __call__(self, record: Inference) -> None: ...

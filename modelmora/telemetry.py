@@ -1,0 +1,55 @@
+"""What is counted and logged: Prometheus metrics at module level, structlog events with ids, no prose."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter as Tally
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from modelmora.domain.inference import Inference
+from modelmora.domain.outcome import Failed, Ok
+
+_STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+ITEMS = Counter("modelmora_items", "Items answered", ["model", "version", "task", "face", "code"])
+REQUEST_SECONDS = Histogram(
+    "modelmora_inference_seconds", "Whole inference requests", ["model", "version", "task", "face"], buckets=_STAGES
+)
+QUEUE_SECONDS = Histogram(
+    "modelmora_queue_seconds", "Time of an item in the runner's queue", ["model", "version", "task"], buckets=_STAGES
+)
+REQUESTS = Counter("modelmora_requests", "Requests answered, by face and error code", ["face", "code"])
+
+
+def count_inference(record: Inference) -> None:
+    """The hook that turns an inference record into metrics."""
+    model, version, task, face = record.model.name, record.model.version, record.task, record.call.face
+    codes = Tally("ok" if isinstance(o, Ok) else o.error.code for o in record.outcomes)
+    for code, count in codes.items():
+        ITEMS.labels(model, version, task, face, code).inc(count)
+    REQUEST_SECONDS.labels(model, version, task, face).observe(record.total_ms / 1e3)
+    queue = max((o.value.timings.queue_ms for o in record.outcomes if not isinstance(o, Failed)), default=None)
+    if queue is not None:
+        QUEUE_SECONDS.labels(model, version, task).observe(queue / 1e3)
+
+
+def configure_logging(level: str, format_: str) -> None:
+    """JSON lines, or colours on a terminal (`auto` looks); to standard error."""
+    plain = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
+    renderer: Any = structlog.processors.JSONRenderer() if plain else structlog.dev.ConsoleRenderer()
+    exceptions = [structlog.processors.format_exc_info] if plain else []
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *exceptions,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

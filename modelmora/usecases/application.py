@@ -1,0 +1,20 @@
+"""All use cases in one value: the one core behind every door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.health import Health
+from modelmora.usecases.models import Models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What a door may call."""
+
+    embed: Embed
+    models: Models
+    health: Health
+    limits: Limits
+    version: str

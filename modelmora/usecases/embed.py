@@ -1,0 +1,168 @@
+"""Pictures and texts into vectors: limits, version, capability, the runners, one record left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from modelmora.domain.inference import Call, Content, Embedded, Image, Inference, Text, Timings
+from modelmora.domain.models import ModelRef, ModelSpec, Task
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import CapabilityMissing, InternalError, LimitExceeded, ModelMoraError, ValidationFailed
+from modelmora.ports import Embedder, Hook, Traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for. Times in milliseconds, sizes in bytes, pixels and characters."""
+
+    items: int = 256
+    image_bytes: int = 33_554_432
+    pixels: int = 50_000_000
+    text_chars: int = 2_000
+    timeout_ms: int = 60_000
+    max_timeout_ms: int = 600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The answer: which version served, one outcome per item, and the slowest item's stages."""
+
+    model: ModelSpec
+    outcomes: Sequence[Outcome[Embedded]]
+    timings: Timings
+    total_ms: float
+
+
+class Embed:
+    """The use case behind every embedding face."""
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        embedder: Embedder,
+        *,
+        limits: Limits,
+        hooks: Sequence[Hook] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._traffic = traffic
+        self._embedder = embedder
+        self._limits = limits
+        self._hooks = tuple(hooks)
+        self._clock = clock
+
+    async def __call__(self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call) -> Embeddings:
+        """One outcome per item, same order; an item the door could not read arrives already failed.
+
+        Raises for the request as a whole: ValidationFailed (no items), LimitExceeded (too many),
+        ModelNotFound, VersionNotFound, CapabilityMissing, Overloaded, ModelLoading, ModelLoadFailed.
+        """
+        started = self._clock()
+        self._check_count(len(items))
+        model = self._traffic.route(ModelRef.parse(ref) if ref else None, "embedding")
+        if model.type != "embedding":
+            raise CapabilityMissing(f"{model.key} is a {model.type} model; it makes no embeddings", field="model")
+        outcomes = await self._by_task(model, [self._checked(item) for item in items], call)
+        total_ms = (self._clock() - started) * 1e3
+        self._leave_records(call, model, items, outcomes, total_ms)
+        return Embeddings(model=model, outcomes=outcomes, timings=_slowest(outcomes), total_ms=total_ms)
+
+    def _check_count(self, count: int) -> None:
+        if count == 0:
+            raise ValidationFailed("the request has no items", field="items", found="0", expected="at least 1")
+        if count > self._limits.items:
+            raise LimitExceeded(
+                f"{count} items in one request",
+                field="items",
+                found=str(count),
+                expected=f"at most {self._limits.items}",
+            )
+
+    def _checked(self, item: Outcome[Content]) -> Outcome[Content]:
+        match item:
+            case Ok(Image(data)) if len(data) > self._limits.image_bytes:
+                return Failed(
+                    LimitExceeded(
+                        "the picture file is too large",
+                        field="image",
+                        found=f"{len(data)} bytes",
+                        expected=f"at most {self._limits.image_bytes} bytes",
+                    )
+                )
+            case Ok(Text(text)) if len(text) > self._limits.text_chars:
+                return Failed(
+                    LimitExceeded(
+                        "the text is too long",
+                        field="text",
+                        found=f"{len(text)} characters",
+                        expected=f"at most {self._limits.text_chars} characters",
+                    )
+                )
+        return item
+
+    async def _by_task(
+        self, model: ModelSpec, items: Sequence[Outcome[Content]], call: Call
+    ) -> list[Outcome[Embedded]]:
+        """Pictures and texts go their ways side by side and come back in the order given."""
+        results: list[Outcome[Embedded] | None] = [item if isinstance(item, Failed) else None for item in items]
+        groups: dict[Task, list[tuple[int, Content]]] = {}
+        for index, item in enumerate(items):
+            if isinstance(item, Ok):
+                groups.setdefault(_task(item.value), []).append((index, item.value))
+        answers = (self._embedder.embed(model, t, [c for _, c in group], call=call) for t, group in groups.items())
+        for group, outcomes in zip(groups.values(), await _all(list(answers)), strict=True):
+            if len(outcomes) != len(group):
+                raise InternalError(f"{len(outcomes)} outcomes for {len(group)} items")
+            for (index, _), outcome in zip(group, outcomes, strict=True):
+                results[index] = outcome
+        return [r if r is not None else Failed(InternalError("an item was left without an answer")) for r in results]
+
+    def _leave_records(
+        self,
+        call: Call,
+        model: ModelSpec,
+        items: Sequence[Outcome[Content]],
+        outcomes: Sequence[Outcome[Embedded]],
+        total_ms: float,
+    ) -> None:
+        if not self._hooks:
+            return
+        tasks: dict[Task, list[Outcome[Embedded]]] = {}
+        for item, outcome in zip(items, outcomes, strict=True):
+            task: Task = _task(item.value) if isinstance(item, Ok) else "embed_image"
+            tasks.setdefault(task, []).append(outcome)
+        for task, own in tasks.items():
+            record = Inference(
+                call=call, model=model, task=task, items=len(own), total_ms=total_ms, outcomes=tuple(own)
+            )
+            for hook in self._hooks:
+                hook(record)
+
+
+def _task(content: Content) -> Task:
+    return "embed_image" if isinstance(content, Image) else "embed_text"
+
+
+async def _all(answers: list[Awaitable[list[Outcome[Embedded]]]]) -> list[list[Outcome[Embedded]]]:
+    if len(answers) == 1:
+        return [await answers[0]]
+    return list(await asyncio.gather(*answers))
+
+
+def _slowest(outcomes: Sequence[Outcome[Embedded]]) -> Timings:
+    done = [outcome.value.timings for outcome in outcomes if isinstance(outcome, Ok)]
+    if not done:
+        return Timings()
+    return Timings(
+        queue_ms=max(t.queue_ms for t in done),
+        preprocess_ms=max(t.preprocess_ms for t in done),
+        inference_ms=max(t.inference_ms for t in done),
+    )
+
+
+def first_error(outcomes: Sequence[Outcome[Embedded]]) -> ModelMoraError | None:
+    """The first failure, if any."""
+    return next((o.error for o in outcomes if isinstance(o, Failed)), None)

@@ -1,0 +1,72 @@
+"""Brings runner workers to the wanted state: what was loaded explicitly is loaded on new workers too."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.models import ModelRef, ModelSpec
+from modelmora.errors import ModelMoraError, NotFound
+from modelmora.ports import Desire, DesiredModels, ModelHost, WorkerView
+
+PERIOD_S = 1.0
+CHANGE_S = 600.0
+
+
+def pending(
+    desires: Sequence[Desire], workers: Sequence[WorkerView], applied: set[tuple[str, str, int]]
+) -> list[tuple[Desire, list[str]]]:
+    """The wishes that some worker has not seen yet, with those workers.
+
+    A worker sees each generation of a wish once: what it evicts afterwards for want of room stays out.
+    """
+    todo = []
+    for desire in desires:
+        model = f"{desire.name}@{desire.version}"
+        unseen = [w for w in workers if (w.worker, model, desire.generation) not in applied]
+        lagging = [w.worker for w in unseen if _loaded(w, model) != (desire.wanted == "loaded")]
+        applied.update((w.worker, model, desire.generation) for w in unseen)
+        if lagging:
+            todo.append((desire, lagging))
+    return todo
+
+
+class Reconciler:
+    """Polls the wishes each second; every step may be repeated."""
+
+    def __init__(self, catalogue: Catalogue, desired: DesiredModels, host: ModelHost) -> None:
+        self._catalogue = catalogue
+        self._desired = desired
+        self._host = host
+        self._applied: set[tuple[str, str, int]] = set()
+
+    async def run(self) -> None:
+        """For ever; a store that is away is asked again."""
+        while True:
+            try:
+                await self.once()
+            except ModelMoraError:
+                self._applied.clear()
+            await asyncio.sleep(PERIOD_S)
+
+    async def once(self) -> None:
+        """One look at wishes and workers, and the changes that follow."""
+        workers = [w for w in self._host.workers() if w.ready]
+        for desire, lagging in pending(await self._desired.all(), workers, self._applied):
+            spec = self._spec(desire)
+            if spec is not None and any(w.worker in lagging and w.group == spec.group for w in workers):
+                change = self._host.load if desire.wanted == "loaded" else self._host.unload
+                await change(spec, deadline=time.monotonic() + CHANGE_S)
+
+    def _spec(self, desire: Desire) -> ModelSpec | None:
+        try:
+            return self._catalogue.get(ModelRef(desire.name, desire.version))
+        except NotFound:  # declared once, no longer
+            return None
+
+
+def _loaded(view: WorkerView, model: str) -> bool:
+    holding = view.holdings.get(model)
+    return holding is not None and holding.state in ("loaded", "loading")
