@@ -1,0 +1,137 @@
+"""One API worker's connection to one runner worker: its state as watched, work out, results back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import grpc
+import structlog
+
+from modelmora.domain.inference import Embedded, Timings, Vector
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.ports import WorkerView
+from modelmora.proto import runner_pb2 as pb
+from modelmora.proto import runner_pb2_grpc
+from runners import wire
+
+log = structlog.get_logger(__name__)
+
+HELLO_S = 5.0
+SILENCE_S = 15.0
+"""A worker whose watch stream says nothing for so long hangs, or holds its interpreter: it is left alone."""
+
+
+@dataclass(slots=True, eq=False)
+class Open:
+    """An item that was sent and is not answered yet; `deadline` is on `time.monotonic()`."""
+
+    work: pb.Work
+    group: str
+    deadline: float
+    future: asyncio.Future[Outcome[Embedded]]
+    link: Link | None = None
+
+    def answer(self, outcome: Outcome[Embedded]) -> None:
+        """Answers, unless the caller left or was answered already."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+class Link:
+    """Alive from the first watch message until a stream breaks; then `on_lost` gets the open items back."""
+
+    def __init__(self, socket: Path, *, on_change: Callable[[], None], on_lost: Callable[[Link], None]) -> None:
+        self.socket = socket
+        self.view: WorkerView | None = None
+        self.open: dict[int, Open] = {}
+        self._on_change = on_change
+        self._on_lost = on_lost
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=wire.CHANNEL_OPTIONS)
+        self.stub = cast("runner_pb2_grpc.RunnerAsyncStub", runner_pb2_grpc.RunnerStub(self._channel))
+        self._outbox = pb.InferRequest()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    def start(self) -> None:
+        """Begins to watch; `view` is set once the worker has answered."""
+        self._tasks = [asyncio.create_task(self._live())]
+
+    def send(self, item: Open) -> None:
+        """Queues the item; everything queued in one turn of the loop leaves in one message."""
+        item.link = self
+        self.open[item.work.id] = item
+        self._outbox.work.append(item.work)
+        self._wake.set()
+
+    def leave(self, item: Open) -> None:
+        """The item's caller is gone: the runner drops it before compute."""
+        if self.open.pop(item.work.id, None) is not None:
+            self._outbox.cancel.append(item.work.id)
+            self._wake.set()
+
+    async def close(self) -> None:
+        """Closes the streams; open items are not given back."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    async def _live(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch())
+                group.create_task(self._infer())
+        except* (grpc.aio.AioRpcError, TimeoutError, ConnectionError, asyncio.InvalidStateError, EOFError) as causes:
+            log.info("runner_lost", worker=self.socket.stem, why=repr(causes.exceptions[0])[:200])
+        finally:
+            if not self._closing:
+                self.view = None
+                await self._channel.close()
+                self._on_lost(self)
+
+    async def _watch(self) -> None:
+        stream = self.stub.Watch(pb.WatchRequest())
+        patience = HELLO_S
+        while True:
+            async with asyncio.timeout(patience):
+                state = await stream.read()
+            if not isinstance(state, pb.WorkerState):
+                raise EOFError("the runner closed its watch stream")
+            self.view, patience = wire.view_of(state), SILENCE_S
+            self._on_change()
+
+    async def _infer(self) -> None:
+        call = self.stub.Infer(self._requests())
+        async for reply in call:
+            for result in reply.results:
+                item = self.open.pop(result.id, None)
+                if item is not None:
+                    item.answer(_outcome(result))
+        raise EOFError("the runner closed its work stream")
+
+    async def _requests(self) -> AsyncIterator[pb.InferRequest]:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            ready, self._outbox = self._outbox, pb.InferRequest()
+            yield ready
+
+
+def _outcome(result: pb.Result) -> Outcome[Embedded]:
+    if result.HasField("error"):
+        return Failed(wire.error_of(result.error))
+    timings = Timings(queue_ms=result.queue_ms, inference_ms=result.inference_ms)
+    return Ok(Embedded(Vector(result.vector), timings))
+
+
+async def close_all(links: list[Link]) -> None:
+    """Closes links side by side."""
+    with contextlib.suppress(Exception):
+        await asyncio.gather(*(link.close() for link in links), return_exceptions=True)

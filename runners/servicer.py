@@ -1,0 +1,189 @@
+"""The runner's side of the hop: messages in, jobs to the batcher, results out as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
+
+import grpc
+import numpy as np
+import structlog
+
+from modelmora.domain.models import ModelSpec, Task
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import CapabilityMissing, InternalError, ModelMoraError
+from modelmora.proto import runner_pb2 as pb
+from modelmora.proto import runner_pb2_grpc
+from runners import wire
+from runners.batcher import Computed, Job
+
+if TYPE_CHECKING:
+    from runners.host import RunnerHost
+
+log = structlog.get_logger(__name__)
+
+TASKS = frozenset(get_args(Task))
+WATCH_PERIOD_S = 1.0
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class RunnerServicer(runner_pb2_grpc.RunnerServicer):
+    """One instance per worker; every handler runs on the worker's event loop."""
+
+    def __init__(self, host: RunnerHost) -> None:
+        self._host = host
+
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.Description:
+        try:
+            spec = self._host.spec(request.model)
+            folder = self._host.locate(spec)
+            provider = self._host.provider(spec)
+            value = await asyncio.to_thread(provider.describe, spec, folder)
+        except ModelMoraError as error:
+            context.set_trailing_metadata((("error-bin", wire.error_to_wire(error).SerializeToString()),))
+            await context.abort(grpc.StatusCode.UNKNOWN, error.code)
+        return wire.description_to_wire(value)
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WorkerState]:
+        with self._host.watched():
+            while True:
+                yield wire.view_to_wire(self._host.view())
+                await self._host.changed.wait(WATCH_PERIOD_S)
+
+    async def Infer(
+        self, request_iterator: AsyncIterator[pb.InferRequest], context: Context
+    ) -> AsyncIterator[pb.InferReply]:
+        stream = _Stream(self._host)
+        reading = asyncio.create_task(stream.read(request_iterator))
+        try:
+            async for reply in stream.replies():
+                yield reply
+        finally:
+            reading.cancel()
+            stream.abandon()
+
+    async def Load(self, request: pb.ModelRequest, context: Context) -> pb.ModelReply:
+        return await self._change(request, self._host.pool.load)
+
+    async def Unload(self, request: pb.ModelRequest, context: Context) -> pb.ModelReply:
+        return await self._change(request, self._host.pool.unload)
+
+    async def Warmup(self, request: pb.ModelRequest, context: Context) -> pb.ModelReply:
+        return await self._change(request, self._host.warm)
+
+    async def _change(
+        self, request: pb.ModelRequest, change: Callable[[ModelSpec], Awaitable[object]]
+    ) -> pb.ModelReply:
+        """Carries out a change and says what came of it; an error travels inside the reply."""
+        started = time.monotonic()
+        reply = pb.ModelReply(model=request.model)
+        try:
+            spec = self._host.spec(request.model)
+            await change(spec)
+        except ModelMoraError as error:
+            reply.error.CopyFrom(wire.error_to_wire(error))
+        except Exception as cause:
+            log.exception("change_failed", model=request.model)
+            reply.error.CopyFrom(wire.error_to_wire(InternalError(f"{type(cause).__name__} in the runner")))
+        self._fill(reply)
+        reply.ms = (time.monotonic() - started) * 1e3
+        return reply
+
+    def _fill(self, reply: pb.ModelReply) -> None:
+        holding = self._host.view().holdings.get(reply.model)
+        reply.state = holding.state if holding else "unloaded"
+        reply.bytes = holding.bytes if holding else 0
+        with contextlib.suppress(ModelMoraError):
+            loaded = self._host.pool.peek(self._host.spec(reply.model))
+            if loaded is not None:
+                reply.device, reply.precision = loaded.device, loaded.precision
+
+
+class _Stream:
+    """One caller's stream: its open jobs and the results not yet sent."""
+
+    def __init__(self, host: RunnerHost) -> None:
+        self._host = host
+        self._jobs: dict[int, Job] = {}
+        self._results: list[pb.Result] = []
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    async def read(self, requests: AsyncIterator[pb.InferRequest]) -> None:
+        try:
+            async for request in requests:
+                for work in request.work:
+                    await self._accept(work)
+                for gone in request.cancel:
+                    self._leave(gone)
+        finally:
+            self._ended = True
+            self._wake.set()
+
+    async def replies(self) -> AsyncIterator[pb.InferReply]:
+        """All results that are there, in one message; ends when the caller has closed and all is answered."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._results:
+                ready, self._results = self._results, []
+                yield pb.InferReply(results=ready)
+            if self._ended and not self._jobs and not self._results:
+                return
+
+    def abandon(self) -> None:
+        """The caller is gone: what is left is dropped before compute."""
+        for job in self._jobs.values():
+            job.gone = True
+        self._jobs.clear()
+
+    async def _accept(self, work: pb.Work) -> None:
+        try:
+            job = await self._job(work)
+        except ModelMoraError as error:
+            return self._answer(work.id, Failed(error))
+        self._jobs[work.id] = job
+        self._host.batcher.submit(job)
+
+    async def _job(self, work: pb.Work) -> Job:
+        if work.task not in TASKS:
+            raise CapabilityMissing(f"no task {work.task!r}")
+        spec, task = self._host.spec(work.model), cast(Task, work.task)
+        self._host.check(spec, task)
+        work_id = work.id
+        return Job(
+            spec=spec,
+            task=task,
+            array=await self._array(spec, work),
+            deadline=time.monotonic() + work.timeout_ms / 1e3,
+            done=lambda outcome: self._answer(work_id, outcome),
+        )
+
+    async def _array(self, spec: ModelSpec, work: pb.Work) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+        if work.task == "embed_image":
+            return np.frombuffer(work.data, np.uint8).reshape(tuple(work.shape))
+        if work.tokenize:
+            async with self._host.pool.lease(spec) as loaded:
+                text = work.data.decode("utf-8")
+                return await asyncio.to_thread(loaded.tokenize, text, truncate=work.truncate)
+        return np.frombuffer(work.data, np.dtype("<i4") if work.shape else np.uint8)
+
+    def _answer(self, work_id: int, outcome: Outcome[Computed]) -> None:
+        self._jobs.pop(work_id, None)
+        match outcome:
+            case Ok(value):
+                result = pb.Result(
+                    id=work_id, vector=value.vector, queue_ms=value.queue_ms, inference_ms=value.inference_ms
+                )
+            case Failed(error):
+                result = pb.Result(id=work_id, error=wire.error_to_wire(error))
+        self._results.append(result)
+        self._wake.set()
+
+    def _leave(self, work_id: int) -> None:
+        job = self._jobs.pop(work_id, None)
+        if job is not None:
+            job.gone = True
