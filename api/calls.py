@@ -1,0 +1,75 @@
+"""What a request says of itself beside its content: id, deadline, priority."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from modelmora.domain.inference import Call, Priority
+from modelmora.errors import ValidationFailed
+from modelmora.usecases.embed import Limits
+
+REQUEST_ID = "x-request-id"
+TIMEOUT = "x-modelmora-timeout-ms"
+PRIORITY = "x-modelmora-priority"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def new_id() -> str:
+    """A UUIDv7: 48 bits of Unix milliseconds, then random."""
+    value = int(time.time() * 1e3).to_bytes(6, "big") + os.urandom(10)
+    number = int.from_bytes(value, "big")
+    number = (number & ~(0xF << 76)) | (0x7 << 76)
+    number = (number & ~(0x3 << 62)) | (0x2 << 62)
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def request_id(given: str | None) -> str:
+    """The caller's id where it is one, else a new one."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
+
+
+def read_call(
+    headers: Mapping[str, str],
+    *,
+    id_: str,
+    face: Literal["http", "grpc"],
+    limits: Limits,
+    truncate: bool = False,
+    remaining_s: float | None = None,
+) -> Call:
+    """Raises ValidationFailed on a timeout or priority that is none; `remaining_s` is gRPC's own deadline."""
+    timeout_s = remaining_s if remaining_s is not None else _timeout_ms(headers.get(TIMEOUT), limits) / 1e3
+    return Call(
+        request_id=id_,
+        deadline=time.monotonic() + timeout_s,
+        priority=_priority(headers.get(PRIORITY)),
+        truncate=truncate,
+        face=face,
+    )
+
+
+def _timeout_ms(given: str | None, limits: Limits) -> int:
+    if given is None:
+        return limits.timeout_ms
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= limits.max_timeout_ms:
+        raise ValidationFailed(
+            "the timeout is not a number of milliseconds in range",
+            field=TIMEOUT,
+            found=given[:40],
+            expected=f"1 to {limits.max_timeout_ms}",
+        )
+    return int(given)
+
+
+def _priority(given: str | None) -> Priority:
+    match given:
+        case None | "interactive":
+            return "interactive"
+        case "bulk":
+            return "bulk"
+    raise ValidationFailed("no such priority", field=PRIORITY, found=given[:40], expected="interactive or bulk")

@@ -1,0 +1,102 @@
+"""`modelmora.v1.ModelInference`: messages in, the embed use case, messages out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from api import calls, render
+from api.grpc.statuses import Context, answer
+from modelmora.domain.inference import Call, Content, Embedded, Image, Text
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import CapabilityMissing, ModelMoraError, ValidationFailed
+from modelmora.proto import inference_pb2 as pb
+from modelmora.proto import inference_pb2_grpc, types_pb2
+from modelmora.usecases.application import Application
+from modelmora.usecases.embed import Embeddings
+
+
+class InferenceServicer(inference_pb2_grpc.ModelInferenceServicer):
+    """The inference half of the gRPC face."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def GenerateEmbedding(self, request: pb.EmbeddingRequest, context: Context) -> pb.EmbeddingResponse:
+        metadata = metadata_of(context)
+        request_id = calls.request_id(metadata.get(calls.REQUEST_ID))
+
+        async def work() -> pb.EmbeddingResponse:
+            call = self._call(request, metadata, request_id, context.time_remaining())
+            items = [_content(item) for item in request.items]
+            result = await self._application.embed(request.model or None, items, call=call)
+            context.set_trailing_metadata(
+                (("server-timing", render.server_timing(result.timings, result.total_ms)), ("x-request-id", request_id))
+            )
+            return _response(request, result)
+
+        return await answer(context, request_id, work)
+
+    def _call(
+        self, request: pb.EmbeddingRequest, metadata: Mapping[str, str], request_id: str, remaining_s: float | None
+    ) -> Call:
+        return calls.read_call(
+            metadata,
+            id_=request_id,
+            face="grpc",
+            limits=self._application.limits,
+            truncate=request.truncate,
+            remaining_s=remaining_s,
+        )
+
+
+def metadata_of(context: Context) -> dict[str, str]:
+    """The call's textual metadata."""
+    return {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+
+
+def _content(item: types_pb2.Item) -> Outcome[Content]:
+    match item.WhichOneof("content"):
+        case "image":
+            return Ok(Image(item.image))
+        case "text":
+            return Ok(Text(item.text))
+        case "object":
+            return Failed(CapabilityMissing("stored pictures are not served yet; send the bytes", field="object"))
+    return Failed(ValidationFailed("the item is empty", field="content", found="nothing", expected="image or text"))
+
+
+def _response(request: pb.EmbeddingRequest, result: Embeddings) -> pb.EmbeddingResponse:
+    """One result per item; a request of one item raises that item's error."""
+    only = result.outcomes[0] if len(result.outcomes) == 1 else None
+    if isinstance(only, Failed):
+        raise only.error
+    return pb.EmbeddingResponse(
+        model=result.model.name,
+        version=result.model.version,
+        results=[
+            _result(index, item.id, outcome)
+            for index, (item, outcome) in enumerate(zip(request.items, result.outcomes, strict=True))
+        ],
+    )
+
+
+def _result(index: int, id_: str, outcome: Outcome[Embedded]) -> pb.EmbeddingResult:
+    match outcome:
+        case Ok(value):
+            vector = types_pb2.Vector(
+                data=value.vector.data, dtype=types_pb2.DTYPE_FLOAT32, shape=[value.vector.dimension]
+            )
+            return pb.EmbeddingResult(index=index, id=id_, embedding=vector)
+        case Failed(error):
+            return pb.EmbeddingResult(index=index, id=id_, error=_error(error))
+
+
+def _error(error: ModelMoraError) -> types_pb2.ItemError:
+    return types_pb2.ItemError(
+        code=error.code,
+        detail=error.detail,
+        field=error.field or "",
+        found=error.found or "",
+        expected=error.expected or "",
+        retry_after_s=error.retry_after_s or 0.0,
+    )

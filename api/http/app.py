@@ -1,0 +1,79 @@
+"""The one HTTP application: our routes, and BentoML's own application behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http import problems
+from api.http.embed import embed_routes
+from api.http.front import Front
+from api.http.models import model_router
+from api.http.openai import openai_routes
+from api.http.probes import probe_router
+from api.http.routes import Core, openapi_of
+from modelmora import __version__
+from modelmora.errors import ModelMoraError
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    core: Core,
+    *,
+    max_body_bytes: int,
+    cors_origins: Sequence[str] = (),
+    fallback: ASGIApp | None = None,
+    lifespan: Lifespan | None = None,
+    refusal: Callable[[], ModelMoraError | None] = lambda: None,
+) -> Front:
+    """Hot routes first, then the control plane, then `fallback` for everything else."""
+    app = FastAPI(
+        title="ModelMora",
+        version=__version__,
+        description="A vision-model server: embeddings of pictures and texts.",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.router.routes[:0] = [*embed_routes(core), *openai_routes(core)]
+    app.include_router(model_router(core))
+    app.include_router(probe_router(core))
+    for error in (ModelMoraError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, problems.on_error)
+    if fallback is not None:
+        app.mount("/", _Fallback(fallback))
+    app.openapi = openapi_of(app)  # type: ignore[method-assign] # FastAPI's documented way to extend its page
+    wrapped: ASGIApp = app
+    if cors_origins:
+        wrapped = CORSMiddleware(app, allow_origins=list(cors_origins), allow_methods=["*"], allow_headers=["*"])
+    return Front(wrapped, max_body_bytes=max_body_bytes, refusal=refusal, routes=app.routes)
+
+
+class _Fallback:
+    """Another application, whose plain 404s become our problems."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        missing = False
+
+        async def watching(message: Message) -> None:
+            nonlocal missing
+            missing = missing or (message["type"] == "http.response.start" and message["status"] in (404, 405))
+            if not missing:
+                await send(message)
+
+        # Middlewares of the fallback keep what they need in a scope of their own.
+        inner: dict[str, Any] = {**scope, "app": self._app, "root_path": ""}
+        await self._app(inner, receive, watching)
+        if missing:
+            raise HTTPException(404, scope["path"])

@@ -1,0 +1,117 @@
+"""`/v1/embed/image` and `/v1/embed/text`: many items, one outcome each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import render
+from api.http.bodies import json_object, take_bool, take_choice, take_text
+from api.http.operations import EMBED_IMAGE, EMBED_TEXT
+from api.http.routes import Core, HotRoute, call_of
+from modelmora.domain.inference import Content, Image, Text
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import InvalidInput, UnsupportedMedia, ValidationFailed
+from modelmora.usecases.application import Application
+from modelmora.usecases.embed import Embeddings
+
+ENCODINGS = ("float", "base64")
+
+
+def embed_routes(core: Core) -> list[HotRoute]:
+    """The two routes."""
+
+    async def embed_image(request: Request) -> Response:
+        application = core.get()
+        items, fields = await _read_images(request, application)
+        encoding = take_choice(fields, "encoding_format", ENCODINGS)
+        answer = await application.embed(fields.get("model") or None, items, call=call_of(request, application))
+        return embedded(answer, encoding)
+
+    async def embed_text(request: Request) -> Response:
+        application = core.get()
+        body = await json_object(request)
+        items = texts_of(body.get("texts"))
+        encoding = take_choice(body, "encoding_format", ENCODINGS)
+        call = call_of(request, application, truncate=take_bool(body, "truncate"))
+        answer = await application.embed(take_text(body, "model"), items, call=call)
+        return embedded(answer, encoding)
+
+    return [
+        HotRoute("/v1/embed/image", embed_image, permission="infer", operation=EMBED_IMAGE),
+        HotRoute("/v1/embed/text", embed_text, permission="infer", operation=EMBED_TEXT),
+    ]
+
+
+def embedded(answer: Embeddings, encoding: str) -> Response:
+    """200 with one outcome per item; a request of one item fails with that item's status."""
+    only = answer.outcomes[0] if len(answer.outcomes) == 1 else None
+    if isinstance(only, Failed):
+        raise only.error
+    headers = {"server-timing": render.server_timing(answer.timings, answer.total_ms)}
+    return Response(render.to_json(render.embeddings(answer, encoding)), 200, headers, "application/json")
+
+
+def texts_of(value: Any) -> list[Outcome[Content]]:
+    """The items of a `texts` field; raises ValidationFailed when it is no list."""
+    if not isinstance(value, list):
+        raise ValidationFailed(
+            "texts is missing or no list", field="texts", found=type(value).__name__, expected="a list of strings"
+        )
+    return [_text(item) for item in value]
+
+
+def _text(item: Any) -> Outcome[Content]:
+    if isinstance(item, str):
+        return Ok(Text(item))
+    return Failed(ValidationFailed("not a text", field="texts", found=type(item).__name__, expected="a string"))
+
+
+async def _read_images(request: Request, application: Application) -> tuple[list[Outcome[Content]], dict[str, str]]:
+    """Multipart `files`, or one picture as the whole body (then the fields are in the query)."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        async with request.form(max_files=application.limits.items, max_fields=64) as form:
+            fields = {key: _plain(value) for key, value in form.items() if isinstance(value, str)}
+            return [await _image(part) for part in _file_parts(form)], fields
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        return [Ok(Image(await request.body()))], dict(request.query_params)
+    raise UnsupportedMedia(
+        "this route takes multipart/form-data with `files`, or one picture as the body",
+        field="content-type",
+        found=media_type or "none",
+        expected="multipart/form-data, image/* or application/octet-stream",
+    )
+
+
+def _file_parts(form: FormData) -> list[UploadFile | str]:
+    parts = form.getlist("files")
+    if not parts:
+        raise ValidationFailed(
+            "no files in the form",
+            field="files",
+            found=", ".join(form.keys())[:80] or "nothing",
+            expected="at least one part named files",
+        )
+    return parts
+
+
+async def _image(part: UploadFile | str) -> Outcome[Content]:
+    if isinstance(part, str):
+        return Failed(InvalidInput("the part `files` has no filename, so it is a text field", field="files"))
+    return Ok(Image(await part.read()))
+
+
+def _plain(value: str) -> str:
+    """BentoML's client sends form fields as JSON: `"x"` with its quotes is x."""
+    if value[:1] == '"':
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return value
+        return parsed if isinstance(parsed, str) else value
+    return value

@@ -1,0 +1,84 @@
+"""The two kinds of routes: hot ones in plain Starlette, the rest in FastAPI; each names its permission."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api import calls
+from api.permissions import Permission
+from modelmora.domain.inference import Call
+from modelmora.errors import DependencyUnavailable
+from modelmora.usecases.application import Application
+
+PERMISSION = "x-permission"
+
+
+@dataclass(slots=True)
+class Core:
+    """The use cases once they are there; until then, why not."""
+
+    application: Application | None = None
+    why: str = "the service is starting"
+
+    def get(self) -> Application:
+        """Raises DependencyUnavailable while the service is not up."""
+        if self.application is None:
+            raise DependencyUnavailable(self.why, retry_after_s=1.0)
+        return self.application
+
+
+class HotRoute(Route):
+    """A route without FastAPI's machinery (it costs more than the rest of the request), yet in the OpenAPI page."""
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[[Request], Awaitable[Response]],
+        *,
+        permission: Permission,
+        operation: dict[str, Any],
+        method: str = "POST",
+    ) -> None:
+        super().__init__(path, endpoint, methods=[method], name=f"{method} {path}")
+        self.permission = permission
+        self.operation = {**operation, PERMISSION: permission}
+        self.method = method.lower()
+
+
+def call_of(request: Request, application: Application, *, truncate: bool = False) -> Call:
+    """Who asks, until when, how urgently."""
+    return calls.read_call(
+        request.headers,
+        id_=request.scope["state"]["request_id"],
+        face="http",
+        limits=application.limits,
+        truncate=truncate,
+    )
+
+
+def deadline_of(request: Request, application: Application) -> float:
+    """The caller's deadline on `time.monotonic()`."""
+    return call_of(request, application).deadline
+
+
+def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """FastAPI's page with the hot routes put in."""
+
+    def build() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            for route in app.routes:
+                if isinstance(route, HotRoute):
+                    schema["paths"].setdefault(route.path, {})[route.method] = route.operation
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return build

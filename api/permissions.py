@@ -1,0 +1,21 @@
+"""What each route and RPC asks of its caller."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Permission = Literal["none", "read", "infer", "operate", "admin"]
+
+RPC_PERMISSIONS: dict[str, Permission] = {
+    "/modelmora.v1.ModelInference/GenerateEmbedding": "infer",
+    "/modelmora.v1.ModelManagement/ListModels": "read",
+    "/modelmora.v1.ModelManagement/GetModel": "read",
+    "/modelmora.v1.ModelManagement/LoadModel": "operate",
+    "/modelmora.v1.ModelManagement/UnloadModel": "operate",
+    "/modelmora.v1.ModelManagement/WarmupModel": "operate",
+    "/grpc.health.v1.Health/Check": "none",
+    "/grpc.health.v1.Health/Watch": "none",
+    "/grpc.health.v1.Health/List": "none",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "none",
+}
+"""Full RPC name -> permission; an RPC that is served and not here fails a test."""

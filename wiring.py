@@ -1,0 +1,241 @@
+"""Settings to adapters to use cases: the only file that sees both sides of a port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from adapters.database import Database
+from api.grpc.server import GrpcServer
+from api.http.routes import Core
+from modelmora import __version__
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
+from modelmora.errors import DependencyUnavailable, ModelMoraError
+from modelmora.ports import Footprint
+from modelmora.settings import Settings
+from modelmora.telemetry import count_inference
+from modelmora.usecases.application import Application
+from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.health import Health
+from modelmora.usecases.models import Models
+from modelmora.usecases.reconcile import Reconciler
+from registry import declared
+from registry.artifacts import LocalArtifacts
+from runners import families
+from runners.devices import before_torch, cores
+from runners.fleet import Fleet
+from runners.handle import HandleSettings, RunnerHandle
+from runners.host import HostSettings, RunnerHost, share_of
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 2.0
+LEASE_TTL_S = 10.0
+LEASE_PERIOD_S = 3.0
+
+
+class CurrentVersions:
+    """The port Traffic without rollouts: the named version, else the current one."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def route(self, ref: ModelRef | None, type_: ModelType) -> ModelSpec:
+        return self._catalogue.default(type_) if ref is None else self._catalogue.get(ref)
+
+
+def load_catalogue(settings: Settings) -> Catalogue:
+    """The declared models; raises RegistryError with every fault in the file."""
+    return declared.load(settings.registry, providers=families.available())
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits as the use cases take them."""
+    limits = settings.limits
+    return Limits(
+        items=limits.items,
+        image_bytes=limits.image_bytes,
+        pixels=limits.pixels,
+        text_chars=limits.text_chars,
+        timeout_ms=limits.timeout_ms,
+        max_timeout_ms=limits.max_timeout_ms,
+    )
+
+
+def artifacts_of(settings: Settings) -> LocalArtifacts:
+    """The files of models: the bundle's, the operator's, the hub's cache below the data folder."""
+    bundled = Path(declared.__file__).parent / "bundled"
+    return LocalArtifacts(bundled, settings.data_dir / "models")
+
+
+def runner_host(settings: Settings, catalogue: Catalogue, group: GroupSpec, *, index: int, folder: Path) -> RunnerHost:
+    """A runner worker of a group, in this process."""
+    share = share_of(group, catalogue.groups, index - 1, memory_fraction=settings.runner.memory_fraction)
+    if settings.runner.threads is not None:
+        share = type(share)(threads=settings.runner.threads, budget_bytes=share.budget_bytes, gpu=share.gpu)
+    before_torch(share.threads)
+    host = HostSettings(
+        group=group.name,
+        index=index,
+        directory=folder,
+        share=share,
+        drain_timeout_s=settings.runner.drain_timeout_s,
+    )
+    return RunnerHost(host, catalogue, families.provider, artifacts_of(settings).locate)
+
+
+@dataclass(slots=True)
+class ApiWorker:
+    """All of one API worker: opened by the service's start hook, closed by its stop hook; neither raises.
+
+    `directories` maps each runner group to its sockets' folder; a group that is not in it is hosted
+    in this process.
+    """
+
+    settings: Settings
+    catalogue: Catalogue
+    core: Core
+    directories: Mapping[str, Path]
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    _rising: asyncio.Task[None] | None = None
+    _grpc: GrpcServer | None = None
+
+    async def start(self) -> None:
+        """Comes up, or says why not and tries again in the background."""
+        try:
+            await self._open()
+        except Exception as cause:
+            self._refuse(cause)
+            self._rising = asyncio.create_task(self._rise())
+
+    async def drain(self) -> None:
+        """Readiness and gRPC health turn at once; what runs goes on."""
+        if self.core.application is not None:
+            self.core.application.health.draining = True
+        if self._grpc is not None:
+            await self._grpc.drain()
+
+    async def stop(self) -> None:
+        """Finishes what runs within the drain timeout, then lets everything go."""
+        await self.drain()
+        if self._rising is not None:
+            self._rising.cancel()
+        self.core.application, self.core.why = None, "the service is shutting down"
+        with contextlib.suppress(Exception):
+            await self._stack.aclose()
+
+    async def _rise(self) -> None:
+        while self.core.application is None:
+            await asyncio.sleep(RETRY_S)
+            try:
+                await self._open()
+            except Exception as cause:
+                self._refuse(cause)
+
+    def _refuse(self, cause: Exception) -> None:
+        self.core.why = cause.detail if isinstance(cause, ModelMoraError) else f"{type(cause).__name__} at start"
+        log.error("start_failed", why=self.core.why, exc_info=None if isinstance(cause, ModelMoraError) else cause)
+
+    async def _open(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            application = await self._build(stack)
+            self._grpc = await self._serve_grpc(stack, application)
+            self._stack = stack.pop_all()
+        self.core.application = application
+        log.info("api_started", version=__version__, models=len(self.catalogue.models))
+
+    async def _build(self, stack: contextlib.AsyncExitStack) -> Application:
+        settings, catalogue = self.settings, self.catalogue
+        settings.make_data_dir()
+        database = await Database.open(settings.database.url)
+        stack.push_async_callback(database.close)
+        handle = await self._runners(stack)
+        traffic, limits = CurrentVersions(catalogue), limits_of(settings)
+        models = Models(catalogue, traffic, handle, database.desired, artifacts_of(settings))
+        health = Health(handle, models, checks={"database": database.ping})
+        reconciler = Reconciler(catalogue, database.desired, handle)
+        _spawn(stack, reconciler.run())
+        _spawn(stack, _remember_footprints(database, handle, catalogue))
+        embed = Embed(traffic, handle, limits=limits, hooks=[count_inference])
+        return Application(embed=embed, models=models, health=health, limits=limits, version=__version__)
+
+    async def _runners(self, stack: contextlib.AsyncExitStack) -> RunnerHandle:
+        directories = dict(self.directories)
+        for group in self.catalogue.groups:
+            if group.name not in directories:
+                directories[group.name] = await self._host_here(stack, group)
+        fleet = Fleet(directories)
+        settings = HandleSettings(
+            decode_threads=self.settings.api.decode_threads or max(1, cores() // self.settings.api.workers),
+            max_in_flight=self.settings.api.max_in_flight,
+            max_pixels=self.settings.limits.pixels,
+            max_text_chars=self.settings.limits.text_chars,
+        )
+        wanted = {g.name: g.workers if g.name in self.directories else 1 for g in self.catalogue.groups}
+        handle = RunnerHandle(fleet, wanted, settings)
+        await fleet.start()
+        stack.push_async_callback(handle.close)
+        return handle
+
+    async def _host_here(self, stack: contextlib.AsyncExitStack, group: GroupSpec) -> Path:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelmora-")))
+        host = runner_host(self.settings, self.catalogue, group, index=1, folder=folder)
+        await host.start()
+        stack.push_async_callback(host.stop)
+        return folder
+
+    async def _serve_grpc(self, stack: contextlib.AsyncExitStack, application: Application) -> GrpcServer:
+        grpc = self.settings.grpc
+        server = GrpcServer(
+            application,
+            host=grpc.host,
+            port=grpc.port,
+            max_message_bytes=grpc.max_message_bytes,
+            share=self.settings.api.workers > 1,
+        )
+        await server.start()
+        stack.push_async_callback(server.stop, self.settings.runner.drain_timeout_s)
+        return server
+
+
+def _spawn(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """A background task that ends with the stack."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+
+
+async def _remember_footprints(database: Database, handle: RunnerHandle, catalogue: Catalogue) -> None:
+    """The lease holder stores what the runners measured, so that it outlives them."""
+    holder, known = f"{os.uname().nodename}-{os.getpid()}", dict[Footprint, bool]()
+    while True:
+        with contextlib.suppress(DependencyUnavailable):
+            if await database.leases.acquire("footprints", holder, ttl_s=LEASE_TTL_S) is not None:
+                for footprint in _measured(handle, catalogue):
+                    if footprint not in known:
+                        await database.footprints.remember(footprint)
+                        known[footprint] = True
+        await asyncio.sleep(LEASE_PERIOD_S)
+
+
+def _measured(handle: RunnerHandle, catalogue: Catalogue) -> list[Footprint]:
+    precisions = {spec.key: spec.precision for spec in catalogue.models}
+    return [
+        Footprint(model=h.model, device=view.device, precision=precisions.get(h.model, "fp32"), bytes=h.bytes)
+        for view in handle.workers()
+        for h in view.holdings.values()
+        if h.state == "loaded" and h.bytes
+    ]
