@@ -1,0 +1,73 @@
+# ModelMora: `make serve` and `make test` set up what they need. Everything lands in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(BIN)/uv
+SOURCES := modelmora api runners registry adapters load training service.py wiring.py
+LOCK   := $(UV) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+
+.PHONY: serve test test-all nightly check setup components bench bench-tools proto lock train clean
+
+serve: $(VENV)/.serve  ## Serve the bundled model on http://127.0.0.1:3000 and gRPC 127.0.0.1:50051
+	$(BIN)/modelmora serve
+
+test: setup  ## The tests; with CI=true absence is a failure and the slower tier runs too
+	$(BIN)/pytest -m "not nightly"
+
+test-all: components  ## What CI runs
+	CI=true $(MAKE) test
+
+nightly: components  ## Soak, fuzz, chaos, heavy builds
+	CI=true $(BIN)/pytest -m nightly --timeout 3600
+
+check: setup  ## Lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES) tests
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.dev  ## Everything development needs
+
+components: $(VENV)/.components  ## Real servers for the tests: PostgreSQL
+
+bench: setup  ## The benchmark's table (long); see docs/performance.md
+	$(BIN)/python -m load.bench
+
+bench-tools:  ## wrk, the native load generator (Debian, as root)
+	apt-get install -y wrk
+
+$(VENV)/.bootstrap: requirements/bootstrap.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/bootstrap.txt
+	touch $@
+
+$(VENV)/.serve: requirements/serve.txt pyproject.toml $(VENV)/.bootstrap
+	$(UV) pip install -q --require-hashes -r requirements/serve.txt
+	$(UV) pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
+	$(UV) pip install -q --require-hashes -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.components: requirements/components.txt $(VENV)/.dev
+	$(UV) pip install -q --require-hashes -r requirements/components.txt
+	touch $@
+
+lock: $(VENV)/.bootstrap  ## Resolve anew, for Linux and macOS, Python 3.11 and 3.12, with hashes
+	printf 'setuptools>=77\nuv>=0.5\n' | $(UV) pip compile -q - --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements/bootstrap.txt
+	$(LOCK) --extra dev --extra components -o requirements/components.txt
+	$(LOCK) --extra dev -c requirements/components.txt -o requirements/dev.txt
+	$(LOCK) --extra serve -c requirements/components.txt -o requirements/serve.txt
+
+proto: setup  ## Generate the stubs from modelmora/proto/*.proto
+	test -x .venv-proto/bin/python || $(UV) venv -q .venv-proto
+	$(UV) pip install -q --python .venv-proto/bin/python grpcio-tools==1.71.2 mypy-protobuf==3.6.0
+	PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+		--mypy_out=quiet:. --mypy_grpc_out=quiet:. modelmora/proto/*.proto
+
+train: setup  ## Train the bundled model anew
+	$(BIN)/python -m training.shapes_clip.train --out registry/bundled/shapes-clip
+
+clean:
+	rm -rf $(VENV) .venv-proto build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
