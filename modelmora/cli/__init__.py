@@ -1,0 +1,1 @@
+"""The command line `modelmora`: a client of the API; `serve` starts one."""

@@ -1,0 +1,37 @@
+"""`modelmora ...` and `python -m modelmora.cli ...`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from modelmora import __version__
+from modelmora.cli.config import config
+from modelmora.cli.embed import embed
+from modelmora.cli.failures import Program
+from modelmora.cli.health import health
+from modelmora.cli.models import load, models, unload, warmup
+from modelmora.cli.pull import pull
+from modelmora.cli.serve import serve
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="modelmora")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def program(debug: bool) -> None:
+    """Embeddings of pictures and texts from a ModelMora server."""
+
+
+for command in (embed, models, load, unload, warmup, pull, health, serve, config):
+    program.add_command(command)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed, 2 wrong usage."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what grpc logs reaches the person as our error
+    program(prog_name="modelmora")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""From what a server answered to outcomes, on either wire: nothing missing, nothing taken on trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelmora.client.embedding import Embedding
+from modelmora.domain.inference import Timings
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import InternalError, ModelMoraError, from_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one response says of all its items; `server_timing` is the header's text."""
+
+    model: str
+    version: str
+    server_timing: str = ""
+
+    def embedding(self, data: bytes, *, dimension: int) -> Outcome[Embedding]:
+        """`dimension` is what the response declares; a vector of another size is the server's defect."""
+        if not data or len(data) != 4 * dimension:
+            return Failed(
+                InternalError(
+                    f"{self.model}@{self.version} declared {dimension} float32 components and sent {len(data)} bytes",
+                    field="embedding",
+                    found=f"{len(data)} bytes",
+                    expected=f"{4 * dimension} bytes",
+                )
+            )
+        stages = parse_server_timing(self.server_timing)
+        return Ok(
+            Embedding(
+                data=data,
+                model=self.model,
+                version=self.version,
+                timings=Timings(
+                    queue_ms=stages.get("queue", 0.0),
+                    preprocess_ms=stages.get("preprocess", 0.0),
+                    inference_ms=stages.get("inference", 0.0),
+                ),
+                total_ms=stages.get("total", 0.0),
+            )
+        )
+
+
+def item_error(
+    code: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    found: str | None = None,
+    expected: str | None = None,
+    retry_after_s: float | None = None,
+) -> ModelMoraError:
+    """The error one item of an answer carries; empty strings (proto's defaults) are absent values."""
+    error = from_code(code, detail or code, retry_after_s=retry_after_s or None)
+    error.field, error.found, error.expected = field or None, found or None, expected or None
+    return error
+
+
+def arrange(count: int, answered: Iterable[tuple[int, Outcome[Embedding]]]) -> list[Outcome[Embedding]]:
+    """The outcomes by index; an item the server forgot fails, one it made up is dropped."""
+    by_index = dict(answered)
+    return [by_index.get(index) or Failed(InternalError(f"the server left out item {index}")) for index in range(count)]
+
+
+def lost(count: int, error: ModelMoraError) -> list[Outcome[Embedding]]:
+    """The whole request failed: every item for the same reason."""
+    return [Failed(error)] * count
+
+
+def parse_server_timing(header: str) -> dict[str, float]:
+    """`queue;dur=1.5, total;dur=9` as milliseconds by stage; what cannot be read is left out."""
+    stages: dict[str, float] = {}
+    for entry in header.split(","):
+        name, _, duration = entry.partition(";dur=")
+        try:
+            stages[name.strip()] = float(duration.partition(";")[0])
+        except ValueError:
+            continue
+    return stages

@@ -1,0 +1,241 @@
+"""The one client: contents in, outcomes out, over any transport, with retries and deadlines."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self
+
+from modelmora.client import flow
+from modelmora.client.address import DEFAULT_URL, Address
+from modelmora.client.answers import lost
+from modelmora.client.chunks import chunks
+from modelmora.client.control import Control, ModelInfo
+from modelmora.client.embedding import Embedding
+from modelmora.client.pictures import read
+from modelmora.client.retry import Retrier, Retry
+from modelmora.client.transport import Transport, connect
+from modelmora.domain.inference import Call, Content, Priority, Text
+from modelmora.domain.models import ModelType
+from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
+from modelmora.errors import Cancelled, InternalError, ValidationFailed, WrongState
+from modelmora.ports import Fetch, ModelReport
+
+if TYPE_CHECKING:
+    from modelmora.client.pictures import Picture, Source
+
+LOAD_TIMEOUT_S = 600.0
+
+
+class Client:
+    """A server, by URL: `grpc[s]://host:port` or `http[s]://host:port`.
+
+    Belongs to the event loop it is first used in; connects on first use. `control_url` is where
+    the REST control plane is (default: the same host's port 3000 for gRPC, the same URL for HTTP).
+    `timeout` is the deadline of a call in seconds, retries included. Every method raises errors of
+    `modelmora.errors` only.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        control_url: str | None = None,
+        timeout: float = 60.0,
+        retry: Retry = Retry(),  # noqa: B008 - a frozen value
+        channels: int = 4,
+        token: str | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._address = Address.parse(url)
+        self._timeout = _positive("timeout", timeout)
+        self._channels = int(_positive("channels", channels))
+        self._token = token
+        self._retrier = Retrier(retry=retry)
+        self._transport = transport
+        self._control_half = Control(
+            Address.parse(control_url).control_url if control_url else self._address.control_url,
+            token=token,
+            timeout=timeout,
+            retrier=self._retrier,
+        )
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends every connection; calls still running fail with `cancelled`. Safe to repeat."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._control_half.close()
+        if self._transport is not None:
+            await self._transport.close()
+
+    async def generate_embedding(
+        self,
+        image: Picture | None = None,
+        *,
+        text: str | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+        truncate: bool = False,
+        priority: Priority = "interactive",
+    ) -> Embedding:
+        """The embedding of one picture (bytes, path, file object, PIL image) or one text."""
+        if (image is None) == (text is None):
+            raise ValidationFailed("give exactly one of image and text", field="image")
+        source: Any = image if text is None else Text(text)
+        call = self._call(timeout, truncate=truncate, priority=priority)
+        return unwrap((await self._embed([await read(source)], model=model, call=call))[0])
+
+    async def generate_embeddings(
+        self,
+        items: Sequence[Source],
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+        truncate: bool = False,
+        priority: Priority = "interactive",
+    ) -> list[Outcome[Embedding]]:
+        """One outcome per item, same order, in as few requests as the limits allow, within one deadline.
+
+        A `str` is a path; a text is `Text("...")`.
+        """
+        call = self._call(timeout, truncate=truncate, priority=priority)
+        outcomes: list[Outcome[Embedding]] = []
+
+        async def send(chunk: list[Outcome[Content]]) -> list[Outcome[Embedding]]:
+            return await self._embed(chunk, model=model, call=call)
+
+        async with aclosing(flow.spread(chunks(_read_each(items)), send, concurrency=self._channels)) as parts:
+            async for _, part in parts:
+                outcomes += part
+        return outcomes
+
+    async def embed_many(
+        self,
+        items: Iterable[Source] | AsyncIterable[Source],
+        *,
+        model: str | None = None,
+        concurrency: int = 16,
+        ordered: bool = True,
+        timeout: float | None = None,
+        truncate: bool = False,
+        priority: Priority = "bulk",
+    ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
+        """`(index, outcome)` for a stream of any length: one request, deadline and retries an item.
+
+        At most `concurrency` items are held at once. `ordered` False hands them out as they complete,
+        so that a slow one delays nobody.
+        """
+        _positive("concurrency", concurrency)
+
+        async def send(source: Source) -> Outcome[Embedding]:
+            call = self._call(timeout, truncate=truncate, priority=priority)
+            return (await self._embed([await read(source)], model=model, call=call))[0]
+
+        async with aclosing(flow.spread(items, send, concurrency=concurrency, ordered=ordered)) as answers:
+            async for numbered in answers:
+                yield numbered
+
+    async def models(self, type: ModelType | None = None) -> list[ModelInfo]:
+        """Every model the server knows, loaded or not."""
+        return await self._control.models(type)
+
+    async def model(self, ref: str) -> ModelInfo:
+        """The model `name` or `name@version`; raises ModelNotFound, VersionNotFound."""
+        return await self._control.model(ref)
+
+    async def load(self, ref: str, *, wait: bool = True, timeout: float = LOAD_TIMEOUT_S) -> ModelReport:
+        """Loads on every worker of the model's group. Idempotent."""
+        return await self._control.change(ref, "load", wait=wait, timeout=timeout)
+
+    async def unload(self, ref: str, *, wait: bool = True, timeout: float = LOAD_TIMEOUT_S) -> ModelReport:
+        """Frees the model's memory once its running work is done. Idempotent."""
+        return await self._control.change(ref, "unload", wait=wait, timeout=timeout)
+
+    async def warmup(self, ref: str, *, wait: bool = True, timeout: float = LOAD_TIMEOUT_S) -> ModelReport:
+        """Loads if need be and runs each batch size once."""
+        return await self._control.change(ref, "warmup", wait=wait, timeout=timeout)
+
+    def pull(self, ref: str, *, silence: float = 120.0) -> AsyncGenerator[Fetch, None]:
+        """Brings the model's files to the server, telling the progress; `silence` is the longest pause in seconds."""
+        return self._control.pull(ref, silence=silence)
+
+    async def health(self) -> Mapping[str, Any]:
+        """The server's own report, also when it says `down`; not retried."""
+        return await self._control.health()
+
+    async def ready(self) -> bool:
+        """Whether the server takes requests now; not retried."""
+        return await self._control.ready()
+
+    async def limits(self) -> Mapping[str, Any]:
+        return await self._control.limits()
+
+    async def version(self) -> Mapping[str, Any]:
+        return await self._control.version()
+
+    async def _embed(
+        self, contents: Sequence[Outcome[Content]], *, model: str | None, call: Call
+    ) -> list[Outcome[Embedding]]:
+        """Sends the contents that could be read; the others keep their failure."""
+        transport = self._open()
+
+        async def send(items: Sequence[Content]) -> list[Outcome[Embedding]]:
+            if self._closed:  # while waiting to try again
+                return lost(len(items), Cancelled("the client was closed while the request ran"))
+            return await transport.embed(items, model=model, call=call)
+
+        readable = [content.value for content in contents if isinstance(content, Ok)]
+        answers = iter(await self._retrier.settle(readable, send, deadline=call.deadline) if readable else ())
+        return [content if isinstance(content, Failed) else _with_request(next(answers), call) for content in contents]
+
+    def _call(self, timeout: float | None, *, truncate: bool, priority: Priority) -> Call:
+        seconds = self._timeout if timeout is None else _positive("timeout", timeout)
+        return Call(
+            request_id=uuid.uuid4().hex, deadline=time.monotonic() + seconds, priority=priority, truncate=truncate
+        )
+
+    def _open(self) -> Transport:
+        self._refuse_if_closed()
+        if self._transport is None:
+            self._transport = connect(self._address, channels=self._channels, token=self._token)
+        return self._transport
+
+    @property
+    def _control(self) -> Control:
+        self._refuse_if_closed()
+        return self._control_half
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise WrongState("this client is closed; open a new one")
+
+
+async def _read_each(items: Sequence[Source]) -> AsyncIterator[Outcome[Content]]:
+    for item in items:
+        yield await read(item)
+
+
+def _with_request(outcome: Outcome[Embedding], call: Call) -> Outcome[Embedding]:
+    """What is in the server's log only can be found there by the request id."""
+    if isinstance(outcome, Failed) and isinstance(outcome.error, InternalError):
+        note = f"request {call.request_id}"
+        if note not in getattr(outcome.error, "__notes__", ()):  # neighbours may share one error
+            outcome.error.add_note(note)
+    return outcome
+
+
+def _positive(name: str, value: float) -> float:
+    if value <= 0:
+        raise ValidationFailed(f"{name} must be above 0", field=name, found=str(value), expected="> 0")
+    return value

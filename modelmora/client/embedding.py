@@ -1,0 +1,70 @@
+"""One embedding as the SDK hands it over: bytes first, lists and numpy arrays on demand."""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from dataclasses import dataclass, field
+from operator import mul
+from typing import TYPE_CHECKING
+
+from modelmora.domain.inference import Timings
+from modelmora.errors import ValidationFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A vector and which version of which model made it.
+
+    `data` is little-endian float32, four bytes a component; `timings` are the server's own for the
+    whole request, `total_ms` included, and 0 where it said nothing. They do not count in `==`.
+    """
+
+    data: bytes = field(repr=False)
+    model: str
+    version: str
+    timings: Timings = field(default=Timings(), compare=False)
+    total_ms: float = field(default=0.0, compare=False)
+
+    @property
+    def dimension(self) -> int:
+        return len(self.data) // 4
+
+    @property
+    def key(self) -> str:
+        """`name@version`: vectors of different keys must not be compared."""
+        return f"{self.model}@{self.version}"
+
+    def tolist(self) -> list[float]:
+        """The components as Python floats, without numpy."""
+        return self._components().tolist()
+
+    def cosine(self, other: Embedding) -> float:
+        """Cosine similarity, -1..1; 0 when either vector is zero. Raises ValidationFailed across models."""
+        if (self.key, self.dimension) != (other.key, other.dimension):
+            raise ValidationFailed(
+                "vectors of different models cannot be compared; embed both with the same model and version",
+                field="other",
+                found=f"{other.key} ({other.dimension})",
+                expected=f"{self.key} ({self.dimension})",
+            )
+        mine, theirs = self._components(), other._components()
+        norms = math.hypot(*mine) * math.hypot(*theirs)
+        return math.fsum(map(mul, mine, theirs)) / norms if norms else 0.0
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """For `numpy.asarray(embedding)`: a read-only view unless a copy or another type is asked for."""
+        import numpy as np  # noqa: PLC0415 - numpy is an extra; only who calls this has it
+
+        return np.array(np.frombuffer(self.data, dtype="<f4"), dtype=dtype, copy=copy)
+
+    def _components(self) -> array[float]:
+        components = array("f", self.data)
+        if sys.byteorder == "big":
+            components.byteswap()
+        return components

@@ -1,0 +1,20 @@
+"""Which tiers of tests run: the slow one where CI=true or asked for, the nightly one only when asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import CI
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what belongs to another tier, and says so."""
+    chosen = str(config.option.markexpr)
+    closed = {
+        "slow": None if CI or "slow" in chosen else "slow: run with CI=true or `-m slow`",
+        "nightly": None if "nightly" in chosen else "nightly: run with `-m nightly`",
+    }
+    for item in items:
+        for tier, reason in closed.items():
+            if reason and item.get_closest_marker(tier):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,139 @@
+"""The control half of the client over REST."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from modelmora.client import Client, Retry, SyncClient
+from modelmora.errors import (
+    DependencyUnavailable,
+    InternalError,
+    ModelLoading,
+    ModelMoraError,
+    ModelNotFound,
+    Overloaded,
+    ValidationFailed,
+)
+from modelmora.ports import Fetch
+from tests.doors.client_servers import Plane, Script, http_server, model_entry
+
+
+@pytest.fixture
+def plane() -> Plane:
+    return Plane()
+
+
+@pytest.fixture
+async def client(plane: Plane) -> AsyncIterator[Client]:
+    with http_server(Script(), plane) as url:
+        # The embeddings' URL is of no use here: nothing is connected before it is needed.
+        async with Client("grpc://127.0.0.1:1", control_url=url, retry=Retry(initial_s=0.001)) as client:
+            yield client
+
+
+async def test_models_are_listed_over_all_pages(client: Client, plane: Plane) -> None:
+    models = await client.models("embedding")
+    assert [model.key for model in models] == ["shapes-clip@1.0.0", "vit-b-32@1.0.0"]
+    assert models[0].default
+    assert models[0].workers == ("default-1",)
+    assert plane.requests == [
+        ("GET", "/api/v1/models?limit=500&type=embedding"),
+        ("GET", "/api/v1/models?limit=500&type=embedding&cursor=1"),
+    ]
+
+
+async def test_one_model_is_found_by_name_or_version(client: Client) -> None:
+    assert (await client.model("vit-b-32")).state == "unloaded"
+    assert (await client.model("vit-b-32@1.0.0")).name == "vit-b-32"
+
+
+async def test_a_model_that_is_not_there_is_not_found(client: Client) -> None:
+    with pytest.raises(ModelNotFound, match="no model 'absent'"):
+        await client.model("absent")
+
+
+@pytest.mark.parametrize("ref", ["../../secrets", "Upper", "a@b", ""])
+async def test_what_is_no_model_name_is_refused_before_it_is_sent(client: Client, plane: Plane, ref: str) -> None:
+    with pytest.raises(ValidationFailed, match="not a name"):
+        await client.load(ref)
+    assert plane.requests == []
+
+
+async def test_loading_reports_what_happened(client: Client, plane: Plane) -> None:
+    report = await client.load("vit-b-32")
+    assert (report.model, report.state, report.workers, report.ms) == ("vit-b-32", "loaded", ("default-1",), 1234.5)
+    assert (await client.unload("vit-b-32", wait=False)).state == "unloading"
+    assert (await client.warmup("vit-b-32")).state == "loaded"
+    assert plane.requests[1] == ("POST", "/api/v1/models/vit-b-32/unload?wait=false")
+
+
+async def test_pulling_tells_how_far_it_is(client: Client) -> None:
+    assert [fetch async for fetch in client.pull("vit-b-32")] == [
+        Fetch(model="vit-b-32@1.0.0", done_bytes=1024, total_bytes=4096, licence="MIT"),
+        Fetch(model="vit-b-32@1.0.0", done_bytes=4096, total_bytes=4096, licence="MIT", finished=True),
+    ]
+
+
+async def test_a_pull_that_fails_on_the_way_raises_what_the_server_said(client: Client, plane: Plane) -> None:
+    plane.pull[1] = {"error": {"code": "dependency_unavailable", "detail": "the hub is out of reach"}}
+    with pytest.raises(DependencyUnavailable, match="hub is out of reach"):
+        [fetch async for fetch in client.pull("vit-b-32")]
+
+
+async def test_a_busy_control_plane_is_asked_again(client: Client, plane: Plane) -> None:
+    plane.troubles = deque([Overloaded("busy"), ModelLoading("soon")])
+    assert len(await client.models()) == 2
+    assert len(plane.requests) == 4
+
+
+async def test_health_is_told_also_when_the_server_is_down(client: Client, plane: Plane) -> None:
+    assert (await client.health())["status"] == "ok"
+    assert await client.ready()
+    plane.health = (503, {"status": "down"})
+    assert (await client.health())["status"] == "down"
+    assert not await client.ready()
+
+
+@pytest.mark.parametrize("body", [{"message": "bad gateway"}, {"status": 502}, "bad gateway", []])
+async def test_something_else_at_the_control_url_is_named_as_such(client: Client, plane: Plane, body: Any) -> None:
+    plane.health = (502, body)
+    with pytest.raises(DependencyUnavailable, match=r"/health answered 502 Bad Gateway: not a ModelMora problem"):
+        await client.health()
+
+
+async def test_a_model_without_a_name_is_the_servers_defect(client: Client, plane: Plane) -> None:
+    entry = model_entry()
+    del entry["version"]
+    plane.models = [entry]
+    with pytest.raises(InternalError, match="version"):
+        await client.models()
+
+
+async def test_limits_and_version_are_told_as_they_are(client: Client) -> None:
+    assert await client.limits() == {"items": 256}
+    assert await client.version() == {"version": "0.1.0"}
+
+
+async def test_no_control_plane_is_told_with_its_url() -> None:
+    async with Client("grpc://127.0.0.1:1", control_url="http://127.0.0.1:1", retry=Retry(retries=0)) as client:
+        with pytest.raises(ModelMoraError) as caught:
+            await client.models()
+    assert (caught.value.code, caught.value.found) == ("dependency_unavailable", "http://127.0.0.1:1")
+
+
+def test_the_sync_client_has_the_same_control_half(plane: Plane) -> None:
+    with http_server(Script(), plane) as url, SyncClient(url) as client:
+        assert len(client.models()) == 2
+        assert client.model("shapes-clip").version == "1.0.0"
+        assert client.load("shapes-clip", wait=False).state == "loading"
+        assert client.unload("shapes-clip").state == "unloaded"
+        assert client.warmup("shapes-clip").state == "loaded"
+        assert [fetch.finished for fetch in client.pull("vit-b-32")] == [False, True]
+        assert client.health()["status"] == "ok"
+        assert client.ready()
+        assert client.limits() == {"items": 256}
+        assert client.version() == {"version": "0.1.0"}

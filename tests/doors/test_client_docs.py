@@ -1,0 +1,28 @@
+"""The examples of docs/client.md run as they stand, against another port."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.doors.client_servers import Script, grpc_server, http_server
+
+PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+PRINTED = ["shapes-clip@1.0.0 4\n", "0 Ok(value=Embedding(", "1 invalid_input cannot read absent.jpg", "4096 4096\n"]
+
+
+@pytest.mark.parametrize(("example", "printed"), [*zip(EXAMPLES, PRINTED, strict=True)])
+def test_an_example_of_the_page_runs(
+    example: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat.jpg", "dog.jpg"):
+        Path(name).write_bytes(name.encode())
+    with grpc_server(Script()) as url, http_server(Script()) as control_url:
+        here = example.replace("grpc://127.0.0.1:50051", url).replace("http://127.0.0.1:3000", control_url)
+        assert here != example
+        exec(compile(here, "docs/client.md", "exec"), {"__name__": "example"})
+    assert printed in capsys.readouterr().out
