@@ -1,0 +1,56 @@
+"""The database of one process: the connection pool, and the ports that stand on it."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.database.clock import Clock
+from adapters.database.desired import DesiredModelsTable
+from adapters.database.engine import Transactions, create_engine, sqlite_file, translated
+from adapters.database.footprints import FootprintsTable
+from adapters.database.leases import LeasesTable
+from adapters.database.migrate import migrate
+
+
+class Database:
+    """An open database; `desired`, `footprints` and `leases` are the ports."""
+
+    def __init__(self, engine: AsyncEngine, *, clock: Clock | None = None) -> None:
+        self._engine = engine
+        self._transactions = Transactions(engine)
+        self.desired = DesiredModelsTable(self._transactions, clock=clock)
+        self.footprints = FootprintsTable(self._transactions, clock=clock)
+        self.leases = LeasesTable(self._transactions, clock=clock)
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock | None = None) -> Self:
+        """Connects and migrates; an SQLite file and its folder (for this user alone) are made.
+
+        Raises DependencyUnavailable, or WrongState for a database of a newer ModelMora.
+        """
+        engine = create_engine(url)
+        try:
+            with translated(engine):
+                file = sqlite_file(engine)
+                if file is not None:
+                    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await migrate(engine)
+        except BaseException:
+            await engine.dispose()
+            raise
+        return cls(engine, clock=clock)
+
+    async def close(self) -> None:
+        """Closes every connection; idempotent."""
+        await self._engine.dispose()
+
+    async def ping(self) -> float:
+        """Milliseconds of one round trip; raises DependencyUnavailable."""
+        start = time.perf_counter()
+        async with self._transactions.read() as connection:
+            await connection.execute(text("SELECT version_num FROM alembic_version"))
+        return (time.perf_counter() - start) * 1000

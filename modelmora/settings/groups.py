@@ -1,0 +1,149 @@
+"""The groups of settings; each field carries what it is about and what it takes."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic_settings import NoDecode
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+_ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
+
+
+def setting(about: str, takes: str, **options: Any) -> Any:
+    """A pydantic field; `takes` finishes the sentence "this variable takes ..."."""
+    return Field(description=about, json_schema_extra={"takes": takes}, **options)
+
+
+def _host(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not _HOST.fullmatch(value):
+            raise ValueError("neither an address nor a host name") from None
+    return value
+
+
+def _origins(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _every_origin(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin} is not an origin")
+    return value
+
+
+def _database_url(value: str) -> str:
+    url = urlsplit(value)
+    match url.scheme:
+        case "sqlite+aiosqlite" if not url.netloc and PurePosixPath(url.path[1:]).is_absolute():
+            return value
+        case "postgresql+asyncpg" if url.path.strip("/"):
+            return value
+    raise ValueError("neither an SQLite file nor a PostgreSQL database")
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[ByteSize, Field(ge=1)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins), AfterValidator(_every_origin)]
+
+HOST = "an IP address or a host name"
+PORT = "a port number from 1 to 65535"
+COUNT = "a whole number, 1 or more"
+BYTES = "a size of at least one byte, such as 67108864 or 64MiB"
+MILLISECONDS = "whole milliseconds, 1 or more"
+
+
+class Group(BaseModel):
+    """Settings with one prefix."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpSettings(Group):
+    """MODELMORA_HTTP_*"""
+
+    host: Host = setting("where HTTP listens", HOST, default="127.0.0.1")
+    port: Port = setting("the port of HTTP", PORT, default=3000)
+    max_body_bytes: Bytes = setting("the largest HTTP request body", BYTES, default=ByteSize(64 * 2**20))
+    cors_origins: Origins = setting(
+        "web origins whose pages may call the API (none: CORS stays closed)",
+        "origins such as https://example.org, separated by commas, or *",
+        default=(),
+    )
+
+
+class GrpcSettings(Group):
+    """MODELMORA_GRPC_*"""
+
+    host: Host = setting("where gRPC listens", HOST, default="127.0.0.1")
+    port: Port = setting("the port of gRPC", PORT, default=50051)
+    max_message_bytes: Bytes = setting("the largest gRPC message", BYTES, default=ByteSize(64 * 2**20))
+
+
+class ApiSettings(Group):
+    """MODELMORA_API_*"""
+
+    workers: Count = setting("API worker processes", COUNT, default=1)
+    decode_threads: Count | None = setting(
+        "threads that decode pictures in each API worker (unset: one per core)", COUNT, default=None
+    )
+    max_in_flight: Count = setting("items an API worker holds before it answers `overloaded`", COUNT, default=2048)
+
+
+class LimitSettings(Group):
+    """MODELMORA_LIMITS_*"""
+
+    items: Count = setting("items in one request", COUNT, default=256)
+    image_bytes: Bytes = setting("bytes of one picture file", BYTES, default=ByteSize(32 * 2**20))
+    pixels: Count = setting("pixels of one picture, width times height", COUNT, default=50_000_000)
+    text_chars: Count = setting("characters of one text", COUNT, default=2000)
+    timeout_ms: Count = setting("the deadline of a request that sets none", MILLISECONDS, default=60_000)
+    max_timeout_ms: Count = setting("the longest deadline a request may set", MILLISECONDS, default=600_000)
+
+
+class RunnerSettings(Group):
+    """MODELMORA_RUNNER_*"""
+
+    drain_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = setting(
+        "seconds a stopping runner goes on serving its callers", "seconds, more than 0", default=25.0
+    )
+    threads: Count | None = setting("compute threads of each runner worker (unset: shared out)", COUNT, default=None)
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = setting(
+        "the share of memory that models of all groups may take, where a group sets no budget",
+        "a number above 0 and up to 1",
+        default=0.6,
+    )
+
+
+class DatabaseSettings(Group):
+    """MODELMORA_DATABASE_*"""
+
+    url: Annotated[str, AfterValidator(_database_url)] = setting(
+        "the database; unset: modelmora.db in the data folder",
+        "sqlite+aiosqlite:////absolute/path.db or postgresql+asyncpg://user:password@host:port/name",
+    )
+
+
+class LogSettings(Group):
+    """MODELMORA_LOG_*"""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = setting(
+        "the least severe log lines that are written", "debug, info, warning or error", default="info"
+    )
+    format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = setting(
+        "how log lines look (auto: console on a terminal, else json)", "auto, json or console", default="auto"
+    )
