@@ -56,7 +56,7 @@ def read_call(
 def _timeout_ms(given: str | None, limits: Limits) -> int:
     if given is None:
         return limits.timeout_ms
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= limits.max_timeout_ms:
+    if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= limits.max_timeout_ms:
         raise ValidationFailed(
             "the timeout is not a number of milliseconds in range",
             field=TIMEOUT,

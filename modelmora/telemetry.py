@@ -40,7 +40,9 @@ def count_inference(record: Inference) -> None:
 def configure_logging(level: str, format_: str) -> None:
     """JSON lines, or colours on a terminal (`auto` looks); to standard error."""
     plain = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
-    renderer: Any = structlog.processors.JSONRenderer() if plain else structlog.dev.ConsoleRenderer()
+    # The default tracebacks show local variables: payloads, and seconds of work on the event loop.
+    coloured = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = structlog.processors.JSONRenderer() if plain else coloured
     exceptions = [structlog.processors.format_exc_info] if plain else []
     structlog.configure(
         processors=[

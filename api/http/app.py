@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http import problems
@@ -48,8 +50,9 @@ def create_app(
     app.include_router(probe_router(core))
     for error in (ModelMoraError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(error, problems.on_error)
+    app.add_exception_handler(ClientDisconnect, problems.on_disconnect)  # type: ignore[arg-type] # None sends nothing
     if fallback is not None:
-        app.mount("/", _Fallback(fallback))
+        app.mount("/", _Fallback(fallback, tuple(app.routes)))
     app.openapi = openapi_of(app)  # type: ignore[method-assign] # FastAPI's documented way to extend its page
     wrapped: ASGIApp = app
     if cors_origins:
@@ -58,10 +61,11 @@ def create_app(
 
 
 class _Fallback:
-    """Another application, whose plain 404s become our problems."""
+    """Another application, whose plain 404s become our problems; `routes` are ours, asked before it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         missing = False
@@ -76,4 +80,12 @@ class _Fallback:
         inner: dict[str, Any] = {**scope, "app": self._app, "root_path": ""}
         await self._app(inner, receive, watching)
         if missing:
+            await self._wrong_method(scope, receive, send)
             raise HTTPException(404, scope["path"])
+
+    async def _wrong_method(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises 405 when the path is one of ours: a mounted application hides that from the router."""
+        for route in self._routes:
+            match, child = route.matches(scope)
+            if match is Match.PARTIAL:
+                await route.handle({**scope, **child}, receive, send)

@@ -44,8 +44,10 @@ def take_bool(body: Mapping[str, Any], field: str) -> bool:
 
 
 def take_choice(body: Mapping[str, Any], field: str, choices: Sequence[str]) -> str:
-    """One of the choices, the first when absent."""
-    value = body.get(field) or choices[0]
+    """One of the choices, the first when absent or empty."""
+    value = body.get(field)
+    if value is None or value == "":
+        return choices[0]
     if value in choices:
         return str(value)
     raise ValidationFailed(f"no such {field}", field=field, found=repr(value)[:80], expected=" or ".join(choices))

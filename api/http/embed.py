@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import orjson
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
@@ -110,8 +110,8 @@ def _plain(value: str) -> str:
     """BentoML's client sends form fields as JSON: `"x"` with its quotes is x."""
     if value[:1] == '"':
         try:
-            parsed = json.loads(value)
-        except ValueError:
+            parsed = orjson.loads(value)
+        except orjson.JSONDecodeError:
             return value
         return parsed if isinstance(parsed, str) else value
     return value

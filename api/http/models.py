@@ -14,9 +14,10 @@ from starlette.responses import Response, StreamingResponse
 
 from api import render
 from api.http.routes import PERMISSION, Core, deadline_of
-from modelmora.domain.models import ModelType
+from modelmora.domain.models import ModelType, State
 from modelmora.errors import ModelMoraError, ValidationFailed
 from modelmora.ports import Fetch, ModelReport
+from modelmora.usecases.models import ModelStatus
 
 log = structlog.get_logger(__name__)
 Change = Callable[..., Awaitable[ModelReport]]
@@ -56,33 +57,45 @@ def _add_changing(router: APIRouter, core: Core) -> None:
     @router.post("/{ref}/load", openapi_extra={PERMISSION: "operate"})
     async def load_model(request: Request, ref: str, wait: bool = True) -> Response:
         """Into memory on every worker of its group; idempotent."""
-        return await change(request, ref, wait, core.get().models.load)
+        return await change(request, ref, core.get().models.load, None if wait else "loading")
 
     @router.post("/{ref}/unload", openapi_extra={PERMISSION: "operate"})
     async def unload_model(request: Request, ref: str, wait: bool = True) -> Response:
         """Out of memory everywhere once its running work is done; the next request loads it again."""
-        return await change(request, ref, wait, core.get().models.unload)
+        return await change(request, ref, core.get().models.unload, None if wait else "unloading")
 
     @router.post("/{ref}/warmup", openapi_extra={PERMISSION: "operate"})
     async def warmup_model(request: Request, ref: str, wait: bool = True) -> Response:
         """Loads if need be and runs every batch bucket once."""
-        return await change(request, ref, wait, core.get().models.warmup)
+        return await change(request, ref, core.get().models.warmup, None if wait else "loading")
 
     @router.post("/{ref}/pull", openapi_extra={PERMISSION: "operate"})
     async def pull_model(ref: str) -> Response:
         """Fetches the model's files, telling progress as NDJSON."""
         return StreamingResponse(_progress(core.get().models.fetch(ref)), media_type="application/x-ndjson")
 
-    async def change(request: Request, ref: str, wait: bool, do: Change) -> Response:
+    async def change(request: Request, ref: str, do: Change, under_way: State | None) -> Response:
+        """Waits for the change, or answers 202 at once with the state that is `under_way`."""
         application = core.get()
         status = application.models.get(ref)
         work = do(ref, deadline=deadline_of(request, application))
-        if wait:
+        if under_way is None:
             return _json(render.report(await work))
         task = asyncio.create_task(_quietly(work))
         running.add(task)
         task.add_done_callback(running.discard)
-        return _json(render.model(status), 202)
+        return _json(render.report(_begun(status, under_way)), 202)
+
+
+def _begun(status: ModelStatus, state: State) -> ModelReport:
+    return ModelReport(
+        model=status.spec.name,
+        version=status.spec.version,
+        state=state,
+        workers=status.workers,
+        ms=0.0,
+        bytes=status.bytes,
+    )
 
 
 async def _quietly(work: Awaitable[ModelReport]) -> None:
@@ -91,6 +104,8 @@ async def _quietly(work: Awaitable[ModelReport]) -> None:
         await work
     except ModelMoraError as error:
         log.warning("change_failed", code=error.code, detail=error.detail)
+    except Exception:
+        log.exception("change_failed")
 
 
 async def _progress(fetches: AsyncIterator[Fetch]) -> AsyncIterator[bytes]:

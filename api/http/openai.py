@@ -31,11 +31,12 @@ def openai_routes(core: Core) -> list[HotRoute]:
         body = await json_object(request)
         encoding = take_choice(body, "encoding_format", ENCODINGS)
         items = inputs_of(body.get("input"), take_choice(body, "modality", MODALITIES))
+        partial, dimensions = take_bool(body, "partial"), take_int(body, "dimensions")
         call = call_of(request, application, truncate=take_bool(body, "truncate"))
         answer = await application.embed(take_text(body, "model"), items, call=call)
-        if not take_bool(body, "partial"):
+        if not partial:
             _all_or_nothing(answer)
-        _check_dimensions(answer, take_int(body, "dimensions"))
+        _check_dimensions(answer, dimensions)
         headers = {"server-timing": render.server_timing(answer.timings, answer.total_ms)}
         return Response(render.to_json(_shown(answer, encoding)), 200, headers, "application/json")
 

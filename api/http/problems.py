@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -40,7 +41,9 @@ def problem(error: ModelMoraError, request_id: str, status: int) -> dict[str, An
     return body | {"errors": [render.fault(f) for f in faults]} if faults else body
 
 
-def response(error: ModelMoraError, request: Request, status: int | None = None) -> Response:
+def response(
+    error: ModelMoraError, request: Request, status: int | None = None, *, headers: Mapping[str, str] | None = None
+) -> Response:
     """The error as an answer; in `/v1/embeddings` with the `error` object that openai clients show.
 
     `status` overrides the table's, for routes and methods that do not exist.
@@ -56,8 +59,8 @@ def response(error: ModelMoraError, request: Request, status: int | None = None)
             "param": error.field,
         }
     after = retry_after_s(error)
-    headers = {"retry-after": str(math.ceil(after))} if after is not None else {}
-    return Response(render.to_json(body), status, headers, MEDIA_TYPE)
+    again = {"retry-after": str(math.ceil(after))} if after is not None else {}
+    return Response(render.to_json(body), status, {**(headers or {}), **again}, MEDIA_TYPE)
 
 
 def request_id_of(request: Request) -> str:
@@ -67,8 +70,14 @@ def request_id_of(request: Request) -> str:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """The one exception handler."""
-    status = error.status_code if isinstance(error, HTTPException) else None
-    return response(translate(error), request, status if status in (404, 405) else None)
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        return response(translate(error), request, error.status_code, headers=error.headers)
+    return response(translate(error), request)
+
+
+async def on_disconnect(request: Request, error: Exception) -> None:
+    """The caller left while sending: nothing is sent."""
+    request.scope.setdefault("state", {})["code"] = "cancelled"
 
 
 def translate(error: Exception) -> ModelMoraError:
@@ -98,7 +107,7 @@ def _from_fastapi(error: RequestValidationError) -> ModelMoraError:
 
 def _from_starlette(error: HTTPException) -> ModelMoraError:
     detail = str(error.detail)
-    if detail.startswith("Too many"):
+    if detail.startswith(("Too many", "Part exceeded", "Field exceeded")):
         return LimitExceeded(detail)
     match error.status_code:
         case 404 | 405:
