@@ -35,6 +35,11 @@ try:
 except ValidationFailed as error:  # read before anything starts: the message is all there is to say
     sys.exit(str(error))
 
+BUILT = bento.built_services(Path(__file__).resolve().parent)
+for _group in CATALOGUE.groups:
+    if BUILT is not None and f"runner-{_group.name}" not in BUILT:
+        sys.exit(f"{SETTINGS.registry}: this Bento was built without the group {_group.name!r}; build it with it")
+
 CORE = Core()
 
 

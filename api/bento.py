@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from _bentoml_sdk.service import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
@@ -49,6 +50,14 @@ def socket_directory(service: str) -> Path | None:
     shared = Path(tempfile.gettempdir()) / f"modelmora-{os.getuid()}-{os.getppid()}"
     shared.mkdir(mode=0o700, exist_ok=True)
     return shared
+
+
+def built_services(bundle: Path) -> frozenset[str] | None:
+    """The services of the Bento that `bundle` is the source folder of; None where it is a checkout."""
+    manifest = bundle.parent / "bento.yaml"
+    if bundle.name != "src" or not manifest.is_file():
+        return None
+    return frozenset(service["name"] for service in yaml.safe_load(manifest.read_text())["services"])
 
 
 def worker_index() -> int:

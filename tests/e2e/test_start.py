@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modelmora.client import SyncClient
+from tests.e2e.load import call_for, kill_one_runner
 from tests.e2e.serving import BENTOML, ROOT, Server, environment, noop
 from tests.support import wait_until
 
@@ -99,26 +101,69 @@ def test_what_was_loaded_explicitly_is_loaded_on_a_new_runner_too(start_server: 
     wait_until(lambda: httpx.get(extra).json()["state"] == "loaded", within_s=60, what="the reload")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_built_bento_serves(start_server: Callable[..., Server], tmp_path: Path) -> None:
-    env = environment(tmp_path, 3000, 50051, {})
-    (tmp_path / "bentoml").mkdir()
+def test_several_api_workers_share_both_ports(start_server: Callable[..., Server]) -> None:
+    server = start_server(registry=noop(), env={"MODELMORA_API_WORKERS": "2"})
+    server.wait_ready()
+    wait_until(lambda: len(server.workers("modelmora")) == 2, within_s=60, what="both API workers")
+    expected = httpx.post(f"{server.url}/v1/embed/text", json={"texts": ["x"]}).json()["data"][0]["embedding"]
+    for _ in range(20):
+        with SyncClient(server.grpc_url) as client:
+            assert client.generate_embedding(text="x").tolist() == pytest.approx(expected, abs=1e-6)
+    for verb, state in (("unload", "unloaded"), ("load", "loaded"), ("load", "loaded"), ("unload", "unloaded")):
+        answer = httpx.post(f"{server.url}/api/v1/models/noop/{verb}", timeout=30)
+        assert answer.json()["state"] == state, answer.text
+    assert httpx.post(f"{server.url}/v1/embed/text", json={"texts": ["x"]}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def bento_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A BENTOML_HOME with the built Bento in it, and its tag."""
+    folder = tmp_path_factory.mktemp("bento")
+    (folder / "bentoml").mkdir()
     build = [sys.executable, "-m", "bentoml", "build", str(ROOT), "--output", "tag"]
+    env = environment(folder, 3000, 50051, {})
     done = subprocess.run(build, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    tag = done.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
-    bento = tmp_path / "bentoml" / "bentos" / Path(*tag.split(":"))
-    assert (bento / "src" / "service.py").is_file()
-    server = start_server(
-        command=(*BENTOML, tag), cwd=tmp_path, env={"BENTOML_HOME": str(tmp_path / "bentoml"), "PYTHONPATH": ""}
-    )
+    return folder / "bentoml", done.stdout.strip().splitlines()[-1].removeprefix("__tag__:")
+
+
+@pytest.fixture
+def start_bento(
+    start_server: Callable[..., Server], bento_home: tuple[Path, str], tmp_path: Path
+) -> Callable[..., Server]:
+    """Starts the built Bento the way its image does: from elsewhere, on all addresses, anonymous callers meant."""
+    home, tag = bento_home
+
+    def begin(**options: object) -> Server:
+        env = {"BENTOML_HOME": str(home), "PYTHONPATH": "", "MODELMORA_ALLOW_ANONYMOUS": "true"}
+        return start_server(command=(*BENTOML, tag, "--host", "0.0.0.0"), cwd=tmp_path, env=env, **options)
+
+    return begin
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_built_bento_serves_the_bundled_model(start_bento: Callable[..., Server]) -> None:
+    server = start_bento()
     server.wait_ready()
     texts = ["a red circle", "two blue squares"]
     answer = httpx.post(f"{server.url}/v1/embed/text", json={"texts": texts}, timeout=30)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["data"]) == len(texts)
-    (runner,) = server.workers("runner-default")
-    runner.kill()
-    again = httpx.post(f"{server.url}/v1/embed/text", json={"texts": texts}, timeout=70)
-    assert again.json() == answer.json()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_built_bento_loses_nothing_when_its_runner_is_killed(start_bento: Callable[..., Server]) -> None:
+    server = start_bento(registry=noop())
+    server.wait_ready()
+    answers, longest = await call_for(60.0, server, after_s=10.0, then=lambda: kill_one_runner(server))
+    assert answers > 1000
+    assert longest < 60.0
+
+
+@pytest.mark.slow
+def test_a_group_the_bento_was_built_without_is_refused_in_a_sentence(start_bento: Callable[..., Server]) -> None:
+    said = last_words(start_bento(registry=TWO_GROUPS))
+    assert "built without the group 'second'" in said
+    assert "Traceback" not in said
