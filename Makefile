@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
-SOURCES := modelmora api runners registry adapters load training service.py wiring.py
+SOURCES := modelmora api runners registry adapters load training wiring service.py
 LOCK   := $(UV) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 .PHONY: serve test test-all nightly check setup components bench bench-tools proto lock train clean

@@ -14,13 +14,14 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.core import Core
 from api.http import problems
 from api.http.embed import embed_routes
 from api.http.front import Front
 from api.http.models import model_router
 from api.http.openai import openai_routes
 from api.http.probes import probe_router
-from api.http.routes import Core, openapi_of
+from api.http.routes import openapi_of
 from modelmora import __version__
 from modelmora.errors import ModelMoraError
 

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import render
+from api.core import Core
 from api.http.bodies import json_object, take_bool, take_choice, take_text
 from api.http.operations import EMBED_IMAGE, EMBED_TEXT
-from api.http.routes import Core, HotRoute, call_of
+from api.http.routes import HotRoute, call_of
 from modelmora.domain.inference import Content, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import InvalidInput, UnsupportedMedia, ValidationFailed

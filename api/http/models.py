@@ -13,7 +13,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from api import render
-from api.http.routes import PERMISSION, Core, deadline_of
+from api.core import Core
+from api.http.routes import PERMISSION, deadline_of
 from modelmora.domain.models import ModelType, State
 from modelmora.errors import ModelMoraError, ValidationFailed
 from modelmora.ports import Fetch, ModelReport

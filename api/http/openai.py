@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import render
+from api.core import Core
 from api.http.bodies import json_object, take_bool, take_choice, take_int, take_text
 from api.http.operations import LIST_OPENAI_MODELS, OPENAI_EMBEDDINGS
-from api.http.routes import Core, HotRoute, call_of
+from api.http.routes import HotRoute, call_of
 from modelmora.domain.inference import Content, Embedded, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import InvalidInput, ModelMoraError, ValidationFailed

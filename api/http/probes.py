@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
 from api import render
-from api.http.routes import PERMISSION, Core
+from api.core import Core
+from api.http.routes import PERMISSION
 
 
 def probe_router(core: Core) -> APIRouter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,24 +14,9 @@ from starlette.routing import Route
 from api import calls
 from api.permissions import Permission
 from modelmora.domain.inference import Call
-from modelmora.errors import DependencyUnavailable
 from modelmora.usecases.application import Application
 
 PERMISSION = "x-permission"
-
-
-@dataclass(slots=True)
-class Core:
-    """The use cases once they are there; until then, why not."""
-
-    application: Application | None = None
-    why: str = "the service is starting"
-
-    def get(self) -> Application:
-        """Raises DependencyUnavailable while the service is not up."""
-        if self.application is None:
-            raise DependencyUnavailable(self.why, retry_after_s=1.0)
-        return self.application
 
 
 class HotRoute(Route):

@@ -1,4 +1,4 @@
-"""Settings to adapters to use cases: the only file that sees both sides of a port."""
+"""One API worker: stores, runners and use cases put together, and taken apart again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from adapters.database import Database
+from api.core import Core
 from api.grpc.server import GrpcServer
-from api.http.routes import Core
 from modelmora import __version__
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
@@ -28,13 +28,11 @@ from modelmora.usecases.embed import Embed, Limits
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.reconcile import Reconciler
-from registry import declared
-from registry.artifacts import LocalArtifacts
-from runners import families
-from runners.devices import before_torch, cores
+from runners.devices import cores
 from runners.fleet import Fleet
 from runners.handle import HandleSettings, RunnerHandle
-from runners.host import HostSettings, RunnerHost, share_of
+from wiring import artifacts_of
+from wiring.runner import runner_host
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +51,6 @@ class CurrentVersions:
         return self._catalogue.default(type_) if ref is None else self._catalogue.get(ref)
 
 
-def load_catalogue(settings: Settings) -> Catalogue:
-    """The declared models; raises RegistryError with every fault in the file."""
-    return declared.load(settings.registry, providers=families.available())
-
-
 def limits_of(settings: Settings) -> Limits:
     """The limits as the use cases take them."""
     limits = settings.limits
@@ -69,28 +62,6 @@ def limits_of(settings: Settings) -> Limits:
         timeout_ms=limits.timeout_ms,
         max_timeout_ms=limits.max_timeout_ms,
     )
-
-
-def artifacts_of(settings: Settings) -> LocalArtifacts:
-    """The files of models: the bundle's, the operator's, the hub's cache below the data folder."""
-    bundled = Path(declared.__file__).parent / "bundled"
-    return LocalArtifacts(bundled, settings.data_dir / "models")
-
-
-def runner_host(settings: Settings, catalogue: Catalogue, group: GroupSpec, *, index: int, folder: Path) -> RunnerHost:
-    """A runner worker of a group, in this process."""
-    share = share_of(group, catalogue.groups, index - 1, memory_fraction=settings.runner.memory_fraction)
-    if settings.runner.threads is not None:
-        share = type(share)(threads=settings.runner.threads, budget_bytes=share.budget_bytes, gpu=share.gpu)
-    before_torch(share.threads)
-    host = HostSettings(
-        group=group.name,
-        index=index,
-        directory=folder,
-        share=share,
-        drain_timeout_s=settings.runner.drain_timeout_s,
-    )
-    return RunnerHost(host, catalogue, families.provider, artifacts_of(settings).locate)
 
 
 @dataclass(slots=True)
