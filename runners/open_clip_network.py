@@ -1,0 +1,164 @@
+"""A CLIP network in memory: built, filled and run with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.factory import _set_model_device_and_precision
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import nn
+from torch.nn.functional import normalize
+
+from modelmora.domain.models import ModelSpec, Task
+from modelmora.domain.preprocess import Description
+from modelmora.errors import ModelLoadFailed, OutOfMemory, ValidationFailed
+from runners.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
+from runners.open_clip_weights import Uninitialised, find_weights, put_weights, read_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OpenClip:
+    """Pictures and texts to vectors of one space."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        description: Description,
+        *,
+        device: str,
+        precision: Precision,
+        tokenizer: OwnTokenizer | None = None,
+    ) -> None:
+        """`tokenizer` is None where the API worker tokenises."""
+        self._model: Any = model
+        self._tokenizer = tokenizer
+        self._scale, self._shift = _normalisation(description, device)
+        self.description = description
+        self.device = device
+        self.precision = precision
+        self.weight_bytes = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+    def sample(self, task: Task) -> NDArray[np.generic]:
+        image, text = self.description.image, self.description.text
+        if task == "embed_image" and image is not None:
+            return np.zeros((image.height, image.width, 3), dtype=np.uint8)
+        if self._tokenizer is not None:
+            return self.tokenize("a picture", truncate=True)
+        tokens = np.zeros(text.context_length if text else 77, dtype=np.int32)
+        tokens[:2] = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1  # start and end: an empty text
+        return tokens
+
+    def tokenize(self, text: str, *, truncate: bool) -> NDArray[np.int32]:
+        if self._tokenizer is None or self.description.text is None:
+            raise ValidationFailed(f"{self.description.model} takes token ids, which the API makes", field="text")
+        return self._tokenizer.encode(text, self.description.text.context_length, truncate=truncate)
+
+    def run(self, task: Task, batch: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            stacked = torch.from_numpy(np.stack(batch)).to(self.device)
+            features = self._encode(task, stacked).float()
+            vectors: NDArray[np.float32] = normalize(features, dim=-1).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{self.description.model} gave a vector that is not finite")
+        return vectors
+
+    def close(self) -> None:
+        self._model = None
+
+    def _encode(self, task: Task, stacked: torch.Tensor) -> torch.Tensor:
+        match task:
+            case "embed_image":
+                # Channels first while still bytes: scaling them last in memory takes eight times as long.
+                pixels = stacked.permute(0, 3, 1, 2).contiguous().float().mul_(self._scale).add_(self._shift)
+                features: torch.Tensor = self._model.encode_image(pixels.to(_DTYPES[self.precision]))
+            case "embed_text":
+                features = self._model.encode_text(stacked.long())
+            case _:
+                raise ValueError(f"{self.description.model} does not {task}")
+        return features
+
+
+class OwnTokenizer:
+    """The tokenizer of a model that does not use CLIP's: open_clip's class for it, its files in the model's folder."""
+
+    def __init__(self, spec: ModelSpec, config: Config, folder: Path) -> None:
+        """Raises ModelLoadFailed where a package or file is absent."""
+        arguments = tokenizer_arguments(spec, config)
+        try:
+            if config.text.get("hf_tokenizer_name"):
+                mode = config.text.get("tokenizer_mode")
+                self._tokenizer: Any = HFTokenizer(str(folder), tokenizer_mode=mode, **arguments)
+            else:
+                self._tokenizer = SimpleTokenizer(**arguments)
+        except Exception as cause:  # packages, files and arguments each fail in their own way
+            raise ModelLoadFailed(f"{spec.key}: its tokenizer cannot be made: {cause}") from cause
+
+    def encode(self, text: str, context_length: int, *, truncate: bool) -> NDArray[np.int32]:
+        """int32 (context_length,) ids as open_clip pads them; raises ValidationFailed unless they fit or `truncate`."""
+        found = 0 if truncate else self._count(text)
+        if found > context_length:
+            raise ValidationFailed(
+                f"the text has {found} tokens, the model takes {context_length}; shorten it or ask to truncate",
+                field="text",
+                found=f"{found} tokens",
+                expected=f"<= {context_length} tokens",
+            )
+        ids: NDArray[np.int32] = self._tokenizer([text], context_length=context_length)[0].numpy().astype(np.int32)
+        return ids
+
+    def _count(self, text: str) -> int:
+        if isinstance(self._tokenizer, SimpleTokenizer):
+            return len(self._tokenizer.encode(text)) + 2  # start and end
+        return len(self._tokenizer.tokenizer(self._tokenizer.clean_fn(text))["input_ids"])
+
+
+def load_network(
+    spec: ModelSpec, config: Config, folder: Path, *, description: Description, device: str, precision: Precision
+) -> OpenClip:
+    """Raises ModelLoadFailed, ArtifactCorrupt, OutOfMemory."""
+    file = find_weights(spec, folder)
+    own = description.text is not None and description.text.tokenizer == "runner"
+    tokenizer = OwnTokenizer(spec, config, folder) if own else None
+    try:
+        model = _build(spec, config, device=device, precision=precision)
+        put_weights(spec, model, read_weights(spec, file))
+        model.eval().requires_grad_(False)
+        return OpenClip(model, description, device=device, precision=precision, tokenizer=tokenizer)
+    except (torch.OutOfMemoryError, MemoryError) as cause:
+        raise OutOfMemory(f"{spec.key} does not fit on {device} beside what is there already") from cause
+
+
+def _build(spec: ModelSpec, config: Config, *, device: str, precision: Precision) -> nn.Module:
+    """The network on its device, its weights not set yet."""
+    options = config.for_building()
+    custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
+    architecture = (CoCa if "multimodal_cfg" in options else CustomTextCLIP) if custom else CLIP
+    cast = None if precision == "fp32" else _DTYPES[precision]
+    try:
+        with Uninitialised():
+            model: nn.Module = architecture(**options, cast_dtype=cast)
+        _set_model_device_and_precision(model, torch.device(device), precision, "timm_model_name" in config.vision)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as cause:  # a configuration can ask for anything: strange arguments, absent packages or devices
+        raise ModelLoadFailed(f"{spec.key}: the network cannot be built: {cause}") from cause
+    return model
+
+
+def _normalisation(description: Description, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor and summand per channel that make (x / 255 - mean) / std of a byte x."""
+    how = description.image
+    given = (how.mean, how.std) if how else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in given)
+    return 1 / (255 * std), -mean / std
