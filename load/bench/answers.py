@@ -1,0 +1,50 @@
+"""What the servers answer, read as vectors: a fast answer that holds no embedding is no answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+
+def ours(body: bytes) -> Vector:
+    """The one embedding of our HTTP answer, in base64 or as numbers; raises ValueError when it is not there."""
+    try:
+        embedding = json.loads(body)["data"][0]["embedding"]
+    except (ValueError, LookupError, TypeError) as bad:
+        raise ValueError(f"no embedding in the answer {body[:200]!r}") from bad
+    return checked(from_base64(embedding) if isinstance(embedding, str) else embedding)
+
+
+def bentoml(body: bytes) -> Vector:
+    """The one row of the plain service's answer; raises ValueError when it is not there."""
+    try:
+        return checked(json.loads(body)[0])
+    except (ValueError, LookupError, TypeError) as bad:
+        raise ValueError(f"no embedding in the answer {body[:200]!r}") from bad
+
+
+def from_base64(text: str) -> Vector:
+    """Little-endian float32."""
+    return cast("Vector", np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4"))
+
+
+def checked(values: Sequence[float] | NDArray[Any]) -> Vector:
+    """A finite vector that is not zero; raises ValueError on anything else."""
+    vector = np.asarray(values, dtype=np.float32)
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all() or not vector.any():
+        raise ValueError(f"an embedding of shape {vector.shape} that is empty, zero or not finite")
+    return vector
+
+
+def cosine(one: Vector, other: Vector) -> float:
+    """How alike two vectors point, 1 at most; raises ValueError when their sizes differ."""
+    if one.shape != other.shape:
+        raise ValueError(f"vectors of {one.size} and {other.size} components are not of one model")
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))

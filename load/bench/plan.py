@@ -1,0 +1,76 @@
+"""What is measured in which order, and when a point has been measured long enough."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from load.bench.stats import MIN_PAIRS
+
+Face = Literal["http", "grpc"]
+Party = Literal["ours", "reference", "bentoml"]
+Verdict = Literal["stable", "unstable"]
+
+PARTIES: tuple[Party, ...] = ("ours", "reference", "bentoml")
+CALLERS = (1, 8, 32, 64)
+SOAK_CALLERS = 64
+SOAK_S = 60.0
+_POINT = re.compile(r"(http|grpc):([1-9]\d{0,3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A face of our service and how many callers wait on it at once."""
+
+    face: Face
+    callers: int
+
+    @classmethod
+    def parse(cls, text: str) -> Point:
+        """`http:8`; raises ValueError on anything else."""
+        match = _POINT.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(
+                f"{text!r} is not a point; write a face and a number of callers, such as http:8 or grpc:32"
+            )
+        return cls("http" if match[1] == "http" else "grpc", int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.face}:{self.callers}"
+
+
+ALL_POINTS = tuple(Point(face, callers) for face in ("http", "grpc") for callers in CALLERS)
+PAIRED_POINTS = frozenset({Point("http", 1), Point("http", 8), Point("http", 32), Point("grpc", 32)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much time a point may take: `pairs` at least, `point_s` at most."""
+
+    window_s: float
+    lead_s: float = 3.0
+    pairs: int = MIN_PAIRS
+    point_s: float = 720.0
+    soak_s: float = SOAK_S
+
+    @property
+    def pass_s(self) -> float:
+        """What one pass over all parties takes, a little more than its windows."""
+        return len(PARTIES) * (self.window_s + self.lead_s + 2.0)
+
+    def unpaired_s(self, point: Point) -> float:
+        """An unpaired window; the one with the most callers is long enough to show that none fails."""
+        return max(self.window_s, self.soak_s) if point.callers >= SOAK_CALLERS else self.window_s
+
+
+def order(number: int) -> tuple[Party, ...]:
+    """The parties of a pass, there and back, so that a machine that drifts favours none."""
+    return PARTIES if number % 2 == 0 else PARTIES[::-1]
+
+
+def decide(pairs: int, stable: bool, *, elapsed_s: float, budget: Budget) -> Verdict | None:
+    """The verdict after `pairs` passes, or None when another pass is due."""
+    if pairs >= budget.pairs and stable:
+        return "stable"
+    return "unstable" if elapsed_s + budget.pass_s > budget.point_s else None

@@ -1,0 +1,95 @@
+"""The reference loop, a process of its own: decode, open_clip's own preprocessing, forward, L2 norm, and nothing else.
+
+It reads commands and writes answers as lines of JSON; between commands it sleeps.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as in the runners
+
+import open_clip
+import torch
+from PIL import Image
+
+from load.bench import pictures
+
+
+@dataclass(slots=True)
+class Reference:
+    """The model of a folder and the pictures of another, decoded and embedded over and over."""
+
+    model: Any
+    transform: Callable[[Image.Image], torch.Tensor]
+    jpegs: list[bytes]
+    next_picture: int = 0
+
+    @classmethod
+    def open(cls, weights: Path, images: Path) -> Reference:
+        """fp32 on the CPU, as the services are measured."""
+        model, _, transform = open_clip.create_model_and_transforms(
+            f"local-dir:{weights}", precision="fp32", device="cpu"
+        )
+        return cls(model.eval(), transform, pictures.read(images))
+
+    @torch.inference_mode()
+    def embed(self, jpegs: list[bytes]) -> torch.Tensor:
+        """(pictures, dimension), L2-normalised."""
+        batch = torch.stack([self.transform(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
+        features: torch.Tensor = self.model.encode_image(batch, normalize=True)
+        return features
+
+    def batch(self, size: int) -> list[bytes]:
+        """The next pictures in turn."""
+        first = self.next_picture
+        self.next_picture = (first + size) % len(self.jpegs)
+        return [self.jpegs[(first + place) % len(self.jpegs)] for place in range(size)]
+
+    def window(self, *, batch: int, seconds: float, batches: int) -> dict[str, Any]:
+        """At least so many seconds and so many batches; wall and CPU seconds of this process."""
+        self.embed(self.batch(batch))  # the first batch of a size is slower: buffers are made for it
+        done, wall, cpu = 0, time.perf_counter(), time.process_time()
+        while done < batches or time.perf_counter() - wall < seconds:
+            self.embed(self.batch(batch))
+            done += 1
+        return {
+            "items": done * batch,
+            "wall_s": time.perf_counter() - wall,
+            "cpu_s": time.process_time() - cpu,
+        }
+
+
+def answer(reference: Reference, command: dict[str, Any]) -> dict[str, Any]:
+    """What one command gives; raises KeyError on a command that is not one."""
+    match command.pop("do"):
+        case "describe":
+            return {"threads": torch.get_num_threads(), "torch": torch.__version__, "open_clip": open_clip.__version__}
+        case "embed":
+            return {"vectors": reference.embed(reference.jpegs[: command["count"]]).tolist()}
+        case "window":
+            return reference.window(**command)
+        case other:
+            raise KeyError(other)
+
+
+def main(weights: str, images: str, threads: str) -> None:
+    """`threads` 0 leaves what torch takes by itself."""
+    if int(threads):
+        torch.set_num_threads(int(threads))
+    reference = Reference.open(Path(weights), Path(images))
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(reference, json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
