@@ -18,7 +18,7 @@ import bentoml
 import wiring
 from api import bento
 from api.core import Core
-from modelmora import lifeline
+from modelmora import collector, lifeline
 from modelmora.domain.models import GroupSpec
 from modelmora.errors import ValidationFailed
 from modelmora.settings import Settings
@@ -103,6 +103,7 @@ class _Api:
             lifeline.hold(grace_s=SETTINGS.runner.drain_timeout_s)
             _drain_on_sigterm(self.worker)
         await self.worker.start()
+        collector.settle()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

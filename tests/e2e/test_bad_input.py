@@ -113,8 +113,8 @@ BAD_BODIES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "broken form": (
         "/v1/embed/image",
         {"content": b"rubbish", "headers": {"content-type": "multipart/form-data; boundary=b"}},
-        422,
-        "validation",
+        400,
+        "invalid_input",
     ),
     "no boundary": (
         "/v1/embed/image",

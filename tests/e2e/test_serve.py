@@ -25,7 +25,9 @@ PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.jpg"))
 
 
 def caption(picture: Path) -> str:
-    return "a " + picture.stem.replace("-", " ") if picture.stem[0].isalpha() else picture.stem.replace("-", " ")
+    """`red-circle.jpg` shows `a red circle`, `two-blue-squares.jpg` `two blue squares`."""
+    words = picture.stem.replace("-", " ").replace("left of ", "left of a ").replace(" a orange", " an orange")
+    return words if words.split()[0] in ("two", "three", "four") else f"a {words}"
 
 
 def embed_picture(server: Server, picture: bytes) -> list[float]:
