@@ -77,12 +77,17 @@ class Batcher:
     def submit(self, job: Job) -> None:
         """Queues the job; a full queue or a closed batcher answers at once."""
         if self._closed:
-            return job.finish(Failed(Overloaded("this runner is shutting down", retry_after_s=1.0)))
+            return job.finish(Failed(_leaving()))
         key = (job.spec.key, job.task, job.array.shape[:-1])
         lane = self._queues.get(key)
         if lane is None:
             lane = self._queues[key] = _Lane(job.spec, self._pool, self._run_batch, lambda: self._drop(key))
         lane.put(job)
+
+    async def run_alone(self, loaded: Loaded, task: Task, batch: Sequence[NDArray[np.generic]]) -> None:
+        """One batch outside the queues, in its turn: a model is never run beside its own work."""
+        async with self._turn:
+            await asyncio.get_running_loop().run_in_executor(self._compute, loaded.run, task, batch)
 
     def queued(self) -> int:
         """Items waiting, over all queues."""
@@ -141,6 +146,10 @@ def _blame(loaded: Loaded, cause: Exception) -> ModelMoraError:
     return InternalError(f"{loaded.description.model} failed on this item; the runner's log has the details")
 
 
+def _leaving() -> Overloaded:
+    return Overloaded("this runner is shutting down", retry_after_s=1.0)
+
+
 def _alive(job: Job) -> bool:
     if not job.gone and job.deadline <= time.monotonic():
         job.finish(Failed(DeadlineExceeded("the deadline passed before the item was computed")))
@@ -185,7 +194,7 @@ class _Lane:
     def close(self) -> None:
         self._task.cancel()
         while self._jobs:
-            self._jobs.popleft().finish(Failed(Overloaded("this runner is shutting down", retry_after_s=1.0)))
+            self._jobs.popleft().finish(Failed(_leaving()))
 
     async def _serve(self) -> None:
         while await self._has_work():
@@ -195,8 +204,13 @@ class _Lane:
                 self._fail_all(error)
             except Exception as cause:  # the lane must outlive whatever goes wrong in one batch
                 log.exception("lane_failed", model=self._spec.key)
-                self._fail_all(InternalError(f"{self._spec.key}: {type(cause).__name__} in the runner; see its log"))
+                self._fail_all(self._unexpected(cause))
         self._drop()
+
+    def _unexpected(self, cause: BaseException) -> ModelMoraError:
+        if isinstance(cause, asyncio.CancelledError):
+            return _leaving()
+        return InternalError(f"{self._spec.key}: {type(cause).__name__} in the runner; see its log")
 
     async def _has_work(self) -> bool:
         while not self._jobs:
@@ -223,7 +237,7 @@ class _Lane:
                 started = time.monotonic()
                 await self._run(loaded, jobs)
         except BaseException as cause:
-            error = cause if isinstance(cause, ModelMoraError) else InternalError("the runner stopped")
+            error = cause if isinstance(cause, ModelMoraError) else self._unexpected(cause)
             for job in jobs:
                 job.finish(Failed(error))
             raise

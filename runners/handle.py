@@ -30,7 +30,7 @@ from runners import wire
 from runners.fleet import Fleet, expire
 from runners.link import Link, Open
 from runners.preprocess import prepare_image
-from runners.tokenizer import prepare_text
+from runners.tokenizer import clip_tokenizer, prepare_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +93,8 @@ class RunnerHandle:
 
     async def close(self) -> None:
         """Lets go of the runners."""
+        for task in self._descriptions.values():
+            task.cancel()
         await self._fleet.close()
         self._decode.shutdown(wait=False, cancel_futures=True)
 
@@ -162,7 +164,8 @@ class RunnerHandle:
         """What the model wants, asked once; a failed question is asked again."""
         task = self._descriptions.get(model.key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._descriptions[model.key] = asyncio.create_task(self._describe(model, deadline))
+            task = self._descriptions[model.key] = asyncio.create_task(self._describe(model))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         if task.done():
             return task.result()
         try:
@@ -171,16 +174,19 @@ class RunnerHandle:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before a runner described the model") from None
 
-    async def _describe(self, model: ModelSpec, deadline: float) -> Description:
+    async def _describe(self, model: ModelSpec) -> Description:
+        """Asks until a worker answers: the callers have their own deadlines, and the next one shares the answer."""
         while True:
-            link = await self._fleet.any_link(model, deadline=deadline)
-            try:
-                return wire.description_of(await link.stub.Describe(pb.DescribeRequest(model=model.key)))
-            except grpc.aio.AioRpcError as cause:
-                error = _described_error(cause)
-                if error is not None:
-                    raise error from cause
+            link = await self._fleet.any_link(model, deadline=float("inf"))
+            message = await _described(link.stub.Describe(pb.DescribeRequest(model=model.key)))
+            if message is None:
                 await asyncio.sleep(0.1)  # the worker is going: its link is about to be dropped
+                continue
+            description = wire.description_of(message)
+            if description.text is not None and description.text.tokenizer == "clip-bpe":
+                # Reading the vocabulary takes a while; the loop must not do it with the first text.
+                await asyncio.get_running_loop().run_in_executor(self._decode, clip_tokenizer)
+            return description
 
     async def _everywhere(
         self, model: ModelSpec, deadline: float, method: Callable[[Link], Callable[..., Awaitable[pb.ModelReply]]]
@@ -200,9 +206,34 @@ class RunnerHandle:
         return _report(model, links, replies)
 
 
-async def _reply(call: Awaitable[pb.ModelReply]) -> pb.ModelReply | None:
+async def _described(call: Awaitable[pb.Description]) -> pb.Description | None:
+    """None when the connection broke; raises the runner's own refusal."""
     try:
         return await call
+    except asyncio.CancelledError:
+        _pass_on_own_cancellation()
+        return None
+    except grpc.aio.AioRpcError as cause:
+        error = _described_error(cause)
+        if error is None:
+            return None
+        raise error from cause
+
+
+def _pass_on_own_cancellation() -> None:
+    """A link that is given up closes its channel, and gRPC then raises CancelledError in tasks nobody cancelled."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _reply(call: Awaitable[pb.ModelReply]) -> pb.ModelReply | None:
+    """None when the worker went away."""
+    try:
+        return await call
+    except asyncio.CancelledError:
+        _pass_on_own_cancellation()
+        return None
     except grpc.aio.AioRpcError as cause:
         if cause.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceeded("the deadline passed before every runner was done") from cause

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import structlog
 
+from modelmora import collector
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, Task
 from modelmora.errors import CapabilityMissing, ModelMoraError
@@ -23,6 +24,7 @@ from runners.batcher import Batcher
 from runners.pool import Pool
 from runners.provider import Provider
 from runners.servicer import RunnerServicer
+from runners.signals import Signal
 
 log = structlog.get_logger(__name__)
 
@@ -164,12 +166,13 @@ class RunnerHost:
             for task in sorted(self.provider(spec).tasks()):
                 sample = loaded.sample(task)
                 for size in sizes:
-                    await asyncio.to_thread(loaded.run, task, [sample] * size)
+                    await self.batcher.run_alone(loaded, task, [sample] * size)
 
     async def _preload(self) -> None:
         for spec in self._catalogue.in_group(self._settings.group):
             if spec.default or spec.pin:
                 await self._preload_one(spec)
+        collector.settle()
         self.ready = True
         self.changed.set()
 
@@ -180,20 +183,3 @@ class RunnerHost:
             log.error("default_not_loaded", model=spec.name, version=spec.version, code=error.code, detail=error.detail)
         except Exception:
             log.exception("default_not_warm", model=spec.name, version=spec.version)
-
-
-class Signal:
-    """Wakes everybody who waits for the next change."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, seconds: float) -> None:
-        """Until the next change, `seconds` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._event.wait()

@@ -85,6 +85,9 @@ class NoopProvider:
             max_batch=spec.batching.max_batch or 16,
         )
 
+    def prepare(self) -> None:
+        """Nothing to import."""
+
     def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> Noop:
         config = _config(spec)
         return Noop(

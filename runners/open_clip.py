@@ -26,6 +26,9 @@ class OpenClipProvider:
     def describe(self, spec: ModelSpec, folder: Path | None) -> Description:
         return describe(spec, read_config(spec, _given(spec, folder)))
 
+    def prepare(self) -> None:
+        import runners.open_clip_network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
+
     def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> OpenClip:
         precision = _available(spec)
         folder = _given(spec, folder)

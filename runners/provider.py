@@ -56,6 +56,10 @@ class Provider(Protocol):
         """From configuration files alone, no weights; raises ModelLoadFailed saying what is missing."""
         ...
 
+    def prepare(self) -> None:
+        """Imports what loading needs, so that a model's measured footprint is the model's alone."""
+        ...
+
     def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> Loaded:
         """Loads from `folder` (None for families without files).
 

@@ -145,6 +145,9 @@ class _Stream:
             job = await self._job(work)
         except ModelMoraError as error:
             return self._answer(work.id, Failed(error))
+        except Exception:  # one item's fault must not end the stream of all
+            log.exception("work_refused", model=work.model)
+            return self._answer(work.id, Failed(InternalError(f"{work.model} failed on this item; see the log")))
         self._jobs[work.id] = job
         self._host.batcher.submit(job)
 

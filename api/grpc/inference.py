@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api import calls, render
-from api.grpc.statuses import Context, answer
+from api.grpc.statuses import Context, answer, item_error
 from modelmora.domain.inference import Call, Content, Embedded, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import CapabilityMissing, ModelMoraError, ValidationFailed
+from modelmora.errors import CapabilityMissing, ValidationFailed
 from modelmora.proto import inference_pb2 as pb
 from modelmora.proto import inference_pb2_grpc, types_pb2
 from modelmora.usecases.application import Application
@@ -88,15 +88,4 @@ def _result(index: int, id_: str, outcome: Outcome[Embedded]) -> pb.EmbeddingRes
             )
             return pb.EmbeddingResult(index=index, id=id_, embedding=vector)
         case Failed(error):
-            return pb.EmbeddingResult(index=index, id=id_, error=_error(error))
-
-
-def _error(error: ModelMoraError) -> types_pb2.ItemError:
-    return types_pb2.ItemError(
-        code=error.code,
-        detail=error.detail,
-        field=error.field or "",
-        found=error.found or "",
-        expected=error.expected or "",
-        retry_after_s=error.retry_after_s or 0.0,
-    )
+            return pb.EmbeddingResult(index=index, id=id_, error=item_error(error))

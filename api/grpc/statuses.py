@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses: the code in `modelmora-code` and in google.rpc.ErrorInfo."""
+"""Errors as gRPC statuses; metadata has the code (`modelmora-code`), ErrorInfo, and all (`modelmora-error-bin`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from api.errors import STATUSES, retry_after_s
 from modelmora.errors import InternalError, ModelMoraError
+from modelmora.proto import types_pb2
 from modelmora.telemetry import REQUESTS
 
 log = structlog.get_logger(__name__)
@@ -26,6 +27,7 @@ async def abort(context: Context, error: ModelMoraError, request_id: str) -> NoR
     trailing: list[tuple[str, str | bytes]] = [
         ("modelmora-code", error.code),
         ("x-request-id", request_id),
+        ("modelmora-error-bin", item_error(error).SerializeToString()),
         (DETAILS, _details(error, request_id).SerializeToString()),
     ]
     after = retry_after_s(error)
@@ -50,6 +52,18 @@ async def answer(context: Context, request_id: str, work: Callable[[], Awaitable
         await abort(context, hidden, request_id)
     REQUESTS.labels("grpc", "ok").inc()
     return result
+
+
+def item_error(error: ModelMoraError) -> types_pb2.ItemError:
+    """An error as the message that stands for it beside other outcomes."""
+    return types_pb2.ItemError(
+        code=error.code,
+        detail=error.detail,
+        field=error.field or "",
+        found=error.found or "",
+        expected=error.expected or "",
+        retry_after_s=error.retry_after_s or 0.0,
+    )
 
 
 def _details(error: ModelMoraError, request_id: str) -> status_pb2.Status:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -92,8 +92,10 @@ class GrpcTransport:
 
 
 def error_of(cause: grpc.aio.AioRpcError, target: str) -> ModelMoraError:
-    """The error of a failed call: by `modelmora-code` if the server sent one, else by gRPC's status."""
+    """The error of a failed call as the server sent it, else by its code alone, else by gRPC's status."""
     detail = cause.details() or "no detail given"
+    if whole := dict(cause.trailing_metadata() or ()).get("modelmora-error-bin"):
+        return _item_error(types_pb2.ItemError.FromString(cast(bytes, whole)))
     trailing = _text_of(cause.trailing_metadata())
     if code := trailing.get("modelmora-code"):
         return from_code(code, detail, retry_after_s=_seconds(trailing.get("retry-after-s")))
@@ -123,19 +125,20 @@ def _outcome(result: inference_pb2.EmbeddingResult, answer: Answer) -> Outcome[E
         case "embedding":
             return _vector(result.embedding, answer)
         case "error":
-            error = result.error
-            return Failed(
-                item_error(
-                    error.code,
-                    error.detail,
-                    field=error.field,
-                    found=error.found,
-                    expected=error.expected,
-                    retry_after_s=error.retry_after_s,
-                )
-            )
+            return Failed(_item_error(result.error))
         case _:
             return Failed(InternalError(f"the server answered item {result.index} with neither vector nor error"))
+
+
+def _item_error(error: types_pb2.ItemError) -> ModelMoraError:
+    return item_error(
+        error.code,
+        error.detail,
+        field=error.field,
+        found=error.found,
+        expected=error.expected,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _vector(vector: types_pb2.Vector, answer: Answer) -> Outcome[Embedding]:

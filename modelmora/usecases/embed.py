@@ -82,25 +82,14 @@ class Embed:
             )
 
     def _checked(self, item: Outcome[Content]) -> Outcome[Content]:
+        """Sizes that need no decoding."""
         match item:
             case Ok(Image(data)) if len(data) > self._limits.image_bytes:
-                return Failed(
-                    LimitExceeded(
-                        "the picture file is too large",
-                        field="image",
-                        found=f"{len(data)} bytes",
-                        expected=f"at most {self._limits.image_bytes} bytes",
-                    )
-                )
+                return _too_large("picture file", "image", len(data), self._limits.image_bytes, "bytes")
             case Ok(Text(text)) if len(text) > self._limits.text_chars:
-                return Failed(
-                    LimitExceeded(
-                        "the text is too long",
-                        field="text",
-                        found=f"{len(text)} characters",
-                        expected=f"at most {self._limits.text_chars} characters",
-                    )
-                )
+                return _too_large("text", "text", len(text), self._limits.text_chars, "characters")
+            case Ok(Text(text)) if not text.strip():
+                return Failed(ValidationFailed("the text is empty", field="text", found=repr(text[:20])))
         return item
 
     async def _by_task(
@@ -140,6 +129,11 @@ class Embed:
             )
             for hook in self._hooks:
                 hook(record)
+
+
+def _too_large(what: str, field: str, found: int, limit: int, unit: str) -> Failed:
+    detail = f"the {what} has {found:,} {unit}, more than {limit:,}"
+    return Failed(LimitExceeded(detail, field=field, found=f"{found} {unit}", expected=f"at most {limit} {unit}"))
 
 
 def _task(content: Content) -> Task:

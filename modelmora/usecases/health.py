@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from modelmora.usecases.models import Models, ModelStatus
 
 RESTART_GRACE_S = 60.0
 """A missing runner worker makes the service unready only after so long: it is restarted in half of it."""
+
+CHECK_S = 1.0
+"""A store that does not answer for so long is down: /health itself must answer."""
 
 Status = Literal["ok", "degraded", "down"]
 
@@ -66,15 +70,14 @@ class Health:
         self._clock = clock
         self._wall = wall
         self._started = clock()
-        self._complete_at: float | None = None
+        self._short_since: float | None = self._started
         self.draining = False
 
     def readiness(self) -> Readiness:
         """Ready while every group has a ready worker and none has been short of workers for long."""
         counts = self._counts()
         missing = [f"{g}: {ready} of {wanted} ready" for g, (ready, _, wanted) in counts.items() if ready < wanted]
-        if not missing:
-            self._complete_at = self._clock()
+        self._note_shortage(bool(missing))
         without = [group for group, (ready, _, _) in counts.items() if ready == 0]
         if self.draining:
             return Readiness(ready=False, runners=counts, why="shutting down")
@@ -83,10 +86,11 @@ class Health:
         return Readiness(ready=True, runners=counts, why="; ".join(missing) or None)
 
     async def report(self) -> HealthReport:
-        """Down without any ready runner or with a store away; degraded when anything else is amiss."""
+        """Down when not ready; degraded when anything else is amiss, such as a store that is away."""
         readiness = self.readiness()
         models = self._models.list()
-        dependencies = {name: await self._look(check) for name, check in self._checks.items()}
+        looks = await asyncio.gather(*(self._look(check) for check in self._checks.values()))
+        dependencies = dict(zip(self._checks, looks, strict=True))
         return HealthReport(
             status=self._status(readiness, models, dependencies),
             uptime_s=self._clock() - self._started,
@@ -107,9 +111,15 @@ class Health:
             for group, wanted in self._host.wanted().items()
         }
 
+    def _note_shortage(self, short: bool) -> None:
+        """Remembers since when it was seen: whoever asks rarely must not take a fresh shortage for an old one."""
+        if not short:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = self._clock()
+
     def _short_for_long(self) -> bool:
-        since = self._complete_at if self._complete_at is not None else self._started
-        return self._clock() - since > RESTART_GRACE_S
+        return self._short_since is not None and self._clock() - self._short_since > RESTART_GRACE_S
 
     def _status(
         self, readiness: Readiness, models: Sequence[ModelStatus], dependencies: Mapping[str, Dependency]
@@ -135,9 +145,12 @@ class Health:
         started = self._clock()
         error: str | None = None
         try:
-            await check()
+            async with asyncio.timeout(CHECK_S):
+                await check()
         except ModelMoraError as cause:
             error = cause.detail
+        except TimeoutError:
+            error = f"no answer within {CHECK_S:g} s"
         return Dependency(
             status="down" if error else "ok",
             checked_at=self._wall(),

@@ -6,10 +6,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import structlog
+
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import ModelRef, ModelSpec
-from modelmora.errors import ModelMoraError, NotFound
+from modelmora.errors import RETRYABLE, ModelMoraError, NotFound
 from modelmora.ports import Desire, DesiredModels, ModelHost, WorkerView
+
+log = structlog.get_logger(__name__)
 
 PERIOD_S = 1.0
 CHANGE_S = 600.0
@@ -47,8 +51,8 @@ class Reconciler:
         while True:
             try:
                 await self.once()
-            except ModelMoraError:
-                self._applied.clear()
+            except ModelMoraError as error:
+                log.warning("wishes_unknown", code=error.code, detail=error.detail)
             await asyncio.sleep(PERIOD_S)
 
     async def once(self) -> None:
@@ -57,8 +61,17 @@ class Reconciler:
         for desire, lagging in pending(await self._desired.all(), workers, self._applied):
             spec = self._spec(desire)
             if spec is not None and any(w.worker in lagging and w.group == spec.group for w in workers):
-                change = self._host.load if desire.wanted == "loaded" else self._host.unload
-                await change(spec, deadline=time.monotonic() + CHANGE_S)
+                await self._fulfil(desire, spec, lagging)
+
+    async def _fulfil(self, desire: Desire, spec: ModelSpec, lagging: Sequence[str]) -> None:
+        """One wish; where it fails the others go on, and it is tried again if that may help."""
+        change = self._host.load if desire.wanted == "loaded" else self._host.unload
+        try:
+            await change(spec, deadline=time.monotonic() + CHANGE_S)
+        except ModelMoraError as error:
+            log.warning("wish_failed", model=spec.name, version=spec.version, code=error.code, detail=error.detail)
+            if error.code in RETRYABLE:
+                self._applied -= {(worker, spec.key, desire.generation) for worker in lagging}
 
     def _spec(self, desire: Desire) -> ModelSpec | None:
         try:
