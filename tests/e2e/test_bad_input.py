@@ -11,7 +11,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -218,7 +218,7 @@ async def test_two_hundred_mutated_files_harm_nobody_on_either_face(shipped: Ser
         httpx.AsyncClient(base_url=shipped.url, timeout=60, limits=limits) as client,
         grpc.aio.insecure_channel(f"127.0.0.1:{shipped.grpc_port}") as channel,
     ):
-        stub = inference_pb2_grpc.ModelInferenceStub(channel)
+        stub = cast("inference_pb2_grpc.ModelInferenceAsyncStub", inference_pb2_grpc.ModelInferenceStub(channel))
 
         async def over_http(mutant: bytes) -> int:
             return (await client.post("/v1/embed/image", files={"files": ("m.jpg", mutant)})).status_code

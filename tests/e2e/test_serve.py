@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import grpc
@@ -105,10 +106,12 @@ async def test_our_client_gets_the_same_over_grpc_and_http(shipped: Server) -> N
 
 def test_reflection_lists_the_services_and_health_serves(shipped: Server) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{shipped.grpc_port}") as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # its types are unfinished
+        stub = make_stub(channel)
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         names = {s.name for answer in stub.ServerReflectionInfo(asked) for s in answer.list_services_response.service}
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        health_stub: Any = health_pb2_grpc.HealthStub(channel)
+        health = health_stub.Check(health_pb2.HealthCheckRequest())
     assert {"modelmora.v1.ModelInference", "modelmora.v1.ModelManagement", "grpc.health.v1.Health"} <= names
     assert health.status == health_pb2.HealthCheckResponse.SERVING
 

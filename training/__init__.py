@@ -1,0 +1,1 @@
+"""What trains the models this repository ships: never imported by the server."""
