@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from tests.support import CI
+
+# Plain lines to standard output, where pytest collects them; the default's tracebacks take seconds each.
+structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer()])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,256 @@
+"""Fakes of the ports, in memory, and an application built over them: what the doors and use cases are tested with."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.inference import Call, Content, Embedded, Image, Timings, Vector
+from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType, State, Task
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import ModelMoraError
+from modelmora.ports import Desire, Fetch, Holding, Hook, ModelReport, Wanted, WorkerView
+from modelmora.usecases.application import Application
+from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.health import Health
+from modelmora.usecases.models import Models
+
+DIMENSION = 4
+TIMINGS = Timings(queue_ms=1.0, preprocess_ms=2.0, inference_ms=3.0)
+
+CLIP = ModelSpec(
+    name="clip", version="1.0.0", type="embedding", provider="noop", source="bundled:noop", default=True, pin=True
+)
+OLD = ModelSpec(name="vit", version="1.0.0", type="embedding", provider="noop", source="bundled:noop")
+VIT = ModelSpec(name="vit", version="2.0.0-rc.1", type="embedding", provider="noop", source="hub:somebody/vit")
+SAM = ModelSpec(name="sam", version="1.0.0", type="segmentation", provider="sam", source="hub:somebody/sam")
+CATALOGUE = Catalogue((OLD, VIT, SAM, CLIP), (GroupSpec(),))
+
+
+def bytes_of(content: Content) -> bytes:
+    """A picture's bytes or a text's UTF-8."""
+    return content.data if isinstance(content, Image) else content.text.encode()
+
+
+def vector_of(content: bytes) -> list[float]:
+    """The fake embedding: a function of every byte, each component exact in float32."""
+    return [byte / 256 for byte in hashlib.sha256(content).digest()[:DIMENSION]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One call of the embedder."""
+
+    model: ModelSpec
+    task: Task
+    items: tuple[Content, ...]
+    call: Call
+
+
+@dataclass(slots=True)
+class FakeEmbedder:
+    """A vector for each item; an item that contains a marker of `fails` fails with its error.
+
+    `raises` fails the whole request. While `hold` is set (to an unset event) every call waits for it;
+    `entered` is set when one does, `cancelled` counts callers that left meanwhile.
+    """
+
+    fails: dict[bytes, ModelMoraError] = field(default_factory=dict)
+    raises: Exception | None = None
+    hold: asyncio.Event | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[Asked] = field(default_factory=list)
+    lost: int = 0
+
+    async def embed(
+        self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call
+    ) -> list[Outcome[Embedded]]:
+        self.asked.append(Asked(model, task, tuple(items), call))
+        if self.raises is not None:
+            raise self.raises
+        if self.hold is not None:
+            self.entered.set()
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        return [self._outcome(bytes_of(item)) for item in items][self.lost :]
+
+    def _outcome(self, content: bytes) -> Outcome[Embedded]:
+        for marker, error in self.fails.items():
+            if marker in content:
+                return Failed(error)
+        vector = Vector(np.array(vector_of(content), "<f4").tobytes())
+        return Ok(Embedded(vector, TIMINGS, tokens=len(content)))
+
+
+def holding(spec: ModelSpec, state: State = "loaded", **more: int | str | None) -> Holding:
+    """A model as a worker has it; 1 MiB when loaded."""
+    facts = {"bytes": 2**20 if state == "loaded" else 0, **more}
+    return Holding(model=spec.key, state=state, **facts)  # type: ignore[arg-type] # facts are Holding's own fields
+
+
+def worker(name: str = "default-1-100", *holdings: Holding, group: str = "default", ready: bool = True) -> WorkerView:
+    """A live worker."""
+    return WorkerView(
+        group=group,
+        worker=name,
+        pid=100,
+        ready=ready,
+        resident_bytes=5 * 2**20,
+        budget_bytes=8 * 2**20,
+        held_bytes=sum(h.bytes for h in holdings),
+        holdings={h.model: h for h in holdings},
+    )
+
+
+@dataclass(slots=True)
+class FakeHost:
+    """Workers as told; changes are noted and carried out, or fail with `trouble`. `hold` delays them."""
+
+    views: list[WorkerView] = field(default_factory=lambda: [worker("default-1-100", holding(CLIP))])
+    groups: dict[str, int] = field(default_factory=lambda: {"default": 1})
+    changes: list[tuple[str, str]] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
+    troubles: dict[str, Exception] = field(default_factory=dict)
+    hold: asyncio.Event | None = None
+
+    async def load(self, model: ModelSpec, *, deadline: float) -> ModelReport:
+        return await self._change("load", model, "loaded", deadline)
+
+    async def unload(self, model: ModelSpec, *, deadline: float) -> ModelReport:
+        return await self._change("unload", model, "unloaded", deadline)
+
+    async def warmup(self, model: ModelSpec, *, deadline: float) -> ModelReport:
+        return await self._change("warmup", model, "loaded", deadline)
+
+    def workers(self) -> Sequence[WorkerView]:
+        return self.views
+
+    def wanted(self) -> Mapping[str, int]:
+        return self.groups
+
+    async def _change(self, verb: str, model: ModelSpec, state: State, deadline: float) -> ModelReport:
+        self.changes.append((verb, model.key))
+        self.deadlines.append(deadline)
+        if self.hold is not None:
+            await self.hold.wait()
+        if model.key in self.troubles:
+            raise self.troubles[model.key]
+        ours = [view for view in self.views if view.group == model.group]
+        held = [holding(model)] if state == "loaded" else []
+        for view in ours:
+            others = [h for h in view.holdings.values() if h.model != model.key]
+            changed = worker(view.worker, *others, *held, group=view.group, ready=view.ready)
+            self.views[self.views.index(view)] = changed
+        size = 2**20 if state == "loaded" else 0
+        names = tuple(view.worker for view in ours)
+        return ModelReport(model=model.name, version=model.version, state=state, workers=names, ms=12.34, bytes=size)
+
+
+@dataclass(slots=True)
+class FakeDesires:
+    """The wanted state in a dictionary; `trouble` while the store is away."""
+
+    rows: dict[tuple[str, str], Desire] = field(default_factory=dict)
+    trouble: ModelMoraError | None = None
+    asked: int = 0
+
+    async def set(self, name: str, version: str, wanted: Wanted) -> Desire:
+        if self.trouble is not None:
+            raise self.trouble
+        generation = max((row.generation for row in self.rows.values()), default=0) + 1
+        desire = self.rows[name, version] = Desire(name=name, version=version, wanted=wanted, generation=generation)
+        return desire
+
+    async def all(self) -> Sequence[Desire]:
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+        return list(self.rows.values())
+
+
+@dataclass(slots=True)
+class FakeArtifacts:
+    """Files of models: `missing` ones raise, `fetches` are told for every model, then `trouble` if any."""
+
+    missing: dict[str, ModelMoraError] = field(default_factory=dict)
+    fetches: list[Fetch] = field(default_factory=list)
+    trouble: ModelMoraError | None = None
+
+    def locate(self, model: ModelSpec) -> Path | None:
+        if model.key in self.missing:
+            raise self.missing[model.key]
+        return None
+
+    async def fetch(self, model: ModelSpec) -> AsyncIterator[Fetch]:
+        for step in self.fetches:
+            yield step
+        if self.trouble is not None:
+            raise self.trouble
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueTraffic:
+    """The named version, else the current one."""
+
+    catalogue: Catalogue = CATALOGUE
+
+    def route(self, ref: ModelRef | None, type_: ModelType) -> ModelSpec:
+        return self.catalogue.default(type_) if ref is None else self.catalogue.get(ref)
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that goes when told."""
+
+    now: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    """Lets the loop run until `condition` holds; TimeoutError when it does not in time."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - any condition, not only those that tell
+            await asyncio.sleep(0.002)
+
+
+LIMITS = Limits(items=8, image_bytes=4_096, text_chars=100, timeout_ms=10_000, max_timeout_ms=60_000)
+
+
+@dataclass(slots=True)
+class World:
+    """An application over fakes, and the fakes."""
+
+    embedder: FakeEmbedder = field(default_factory=FakeEmbedder)
+    host: FakeHost = field(default_factory=FakeHost)
+    desires: FakeDesires = field(default_factory=FakeDesires)
+    artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
+    checks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
+    hooks: list[Hook] = field(default_factory=list)
+    limits: Limits = LIMITS
+    clock: Clock = field(default_factory=Clock)
+
+    def models(self) -> Models:
+        return Models(CATALOGUE, CatalogueTraffic(), self.host, self.desires, self.artifacts)
+
+    def embed(self) -> Embed:
+        return Embed(CatalogueTraffic(), self.embedder, limits=self.limits, hooks=self.hooks, clock=self.clock)
+
+    def health(self) -> Health:
+        return Health(self.host, self.models(), checks=self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)
+
+    def application(self) -> Application:
+        return Application(
+            embed=self.embed(), models=self.models(), health=self.health(), limits=self.limits, version="9.9.9"
+        )

@@ -1,0 +1,175 @@
+"""The use case behind every embedding face: limits, versions, capabilities, order, one record each task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modelmora.domain.inference import Call, Content, Image, Inference, Text, Timings
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import (
+    CapabilityMissing,
+    InternalError,
+    InvalidInput,
+    LimitExceeded,
+    ModelMoraError,
+    ModelNotFound,
+    Overloaded,
+    ValidationFailed,
+    VersionNotFound,
+)
+from modelmora.usecases.embed import first_error
+from tests.fakes import CLIP, OLD, TIMINGS, VIT, World, vector_of
+
+CALL = Call(request_id="r", deadline=5_000.0)
+READ_ERROR = Failed(InvalidInput("the door could not read it"))
+
+
+class Kept:
+    """A hook that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.records: list[Inference] = []
+
+    def __call__(self, record: Inference) -> None:
+        self.records.append(record)
+
+
+def texts(*contents: str) -> list[Outcome[Content]]:
+    return [Ok(Text(content)) for content in contents]
+
+
+async def embed(world: World, ref: str | None, items: list[Outcome[Content]]) -> list[list[float] | str]:
+    """Each item's vector, or its error's code."""
+    answer = await world.embed()(ref, items, call=CALL)
+    return [
+        np.frombuffer(o.value.vector.data, "<f4").tolist() if isinstance(o, Ok) else o.error.code
+        for o in answer.outcomes
+    ]
+
+
+async def test_the_answer_says_which_version_served_and_how_long_it_took() -> None:
+    world = World()
+
+    answer = await world.embed()(None, texts("a"), call=CALL)
+
+    assert answer.model is CLIP
+    assert answer.timings == TIMINGS
+    assert answer.total_ms == 0.0
+    assert world.embedder.asked[0].call is CALL
+
+
+@pytest.mark.parametrize(
+    ("ref", "model"), [(None, CLIP), ("", CLIP), ("vit", VIT), ("vit@1.0.0", OLD), ("vit@2.0.0-rc.1", VIT)]
+)
+async def test_the_reference_decides_who_serves(ref: str | None, model: object) -> None:
+    world = World()
+
+    assert (await world.embed()(ref, texts("a"), call=CALL)).model is model
+
+
+@pytest.mark.parametrize(
+    ("ref", "error"),
+    [
+        ("nothing", ModelNotFound),
+        ("clip@9.9.9", VersionNotFound),
+        ("a/b", ValidationFailed),
+        ("sam", CapabilityMissing),
+    ],
+)
+async def test_who_cannot_serve_is_refused_before_the_runners(ref: str, error: type[ModelMoraError]) -> None:
+    world = World()
+
+    with pytest.raises(error):
+        await world.embed()(ref, texts("a"), call=CALL)
+    assert world.embedder.asked == []
+
+
+@pytest.mark.parametrize(("count", "error"), [(0, ValidationFailed), (9, LimitExceeded)])
+async def test_the_number_of_items_is_checked_first(count: int, error: type[ModelMoraError]) -> None:
+    with pytest.raises(error) as caught:
+        await World().embed()("nothing", texts(*["a"] * count), call=CALL)
+    assert (caught.value.field, caught.value.found) == ("items", str(count))
+
+
+async def test_as_many_items_as_allowed_pass() -> None:
+    assert len(await embed(World(), None, texts(*"abcdefgh"))) == 8
+
+
+async def test_pictures_and_texts_go_their_ways_and_come_back_in_order() -> None:
+    world = World()
+    items: list[Outcome[Content]] = [Ok(Text("a")), Ok(Image(b"1")), READ_ERROR, Ok(Text("b")), Ok(Image(b"2"))]
+
+    assert await embed(world, None, items) == [
+        vector_of(b"a"),
+        vector_of(b"1"),
+        "invalid_input",
+        vector_of(b"b"),
+        vector_of(b"2"),
+    ]
+    assert {(a.task, len(a.items)) for a in world.embedder.asked} == {("embed_text", 2), ("embed_image", 2)}
+
+
+async def test_an_item_over_its_limit_fails_alone_and_never_reaches_the_runners() -> None:
+    world = World()
+    items: list[Outcome[Content]] = [
+        Ok(Text("x" * 100)),
+        Ok(Text("x" * 101)),
+        Ok(Text(" \n")),
+        Ok(Image(b"x" * 4096)),
+        Ok(Image(b"x" * 4097)),
+    ]
+
+    assert [isinstance(o, str) for o in await embed(world, None, items)] == [False, True, True, False, True]
+    assert sum(len(a.items) for a in world.embedder.asked) == 2
+
+
+async def test_items_that_all_failed_at_the_door_ask_nobody() -> None:
+    world = World()
+
+    assert await embed(world, None, [READ_ERROR, READ_ERROR]) == ["invalid_input", "invalid_input"]
+    assert world.embedder.asked == []
+
+
+async def test_an_embedder_that_loses_an_outcome_is_a_defect_not_a_shift() -> None:
+    world = World()
+    world.embedder.lost = 1
+
+    with pytest.raises(InternalError, match="1 outcomes for 2 items"):
+        await world.embed()(None, texts("a", "b"), call=CALL)
+
+
+async def test_what_fails_for_the_whole_request_is_raised() -> None:
+    world = World()
+    world.embedder.raises = Overloaded("full")
+
+    with pytest.raises(Overloaded):
+        await world.embed()(None, [Ok(Text("a")), Ok(Image(b"1"))], call=CALL)
+
+
+async def test_one_record_is_left_for_each_task() -> None:
+    kept = Kept()
+    world = World(hooks=[kept])
+    world.embedder.fails = {b"bad": InvalidInput("bad")}
+
+    await world.embed()("vit", [Ok(Text("a")), Ok(Image(b"bad")), Ok(Text("b"))], call=CALL)
+
+    by_task = {record.task: record for record in kept.records}
+    assert {task: record.items for task, record in by_task.items()} == {"embed_text": 2, "embed_image": 1}
+    assert all(record.model is VIT and record.call is CALL for record in kept.records)
+    assert [type(o) for o in by_task["embed_text"].outcomes] == [Ok, Ok]
+    assert [type(o) for o in by_task["embed_image"].outcomes] == [Failed]
+
+
+async def test_timings_are_the_slowest_items_and_nothing_when_all_failed() -> None:
+    world = World()
+    world.embedder.fails = {b"": InvalidInput("bad")}
+
+    answer = await world.embed()(None, texts("a", "b"), call=CALL)
+
+    assert answer.timings == Timings()
+    assert isinstance(first_error(answer.outcomes), InvalidInput)
+
+
+async def test_no_failure_means_no_first_error() -> None:
+    assert first_error((await World().embed()(None, texts("a"), call=CALL)).outcomes) is None

@@ -1,0 +1,145 @@
+"""Wishes brought to the workers: each worker sees each generation of a wish once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from modelmora.domain.models import State
+from modelmora.errors import DependencyUnavailable, ModelLoadFailed, ModelMoraError
+from modelmora.ports import Desire, Wanted
+from modelmora.usecases import reconcile
+from modelmora.usecases.reconcile import Reconciler, pending
+from tests.fakes import CATALOGUE, OLD, VIT, World, holding, until, worker
+
+
+def wish(wanted: Wanted, generation: int = 1) -> Desire:
+    return Desire(name="vit", version=VIT.version, wanted=wanted, generation=generation)
+
+
+def reconciler(world: World) -> Reconciler:
+    return Reconciler(CATALOGUE, world.desires, world.host)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "state", "lags"),
+    [
+        ("loaded", "unloaded", True),
+        ("loaded", "failed", True),
+        ("loaded", "loading", False),
+        ("loaded", "loaded", False),
+        ("unloaded", "loaded", True),
+        ("unloaded", "loading", True),
+        ("unloaded", "unloaded", False),
+    ],
+)
+def test_a_worker_lags_when_it_has_not_what_is_wanted(wanted: Wanted, state: State, lags: bool) -> None:
+    views = [worker("w1", holding(VIT, state))]
+
+    assert pending([wish(wanted)], views, set()) == ([(wish(wanted), ["w1"])] if lags else [])
+
+
+def test_a_worker_sees_each_generation_once_so_that_what_it_evicts_stays_out() -> None:
+    applied: set[tuple[str, str, int]] = set()
+    views = [worker("w1")]
+
+    assert pending([wish("loaded")], views, applied) != []
+    assert pending([wish("loaded")], views, applied) == []
+    assert pending([wish("loaded", 2)], views, applied) == [(wish("loaded", 2), ["w1"])]
+
+
+def test_a_new_worker_gets_an_old_wish() -> None:
+    applied: set[tuple[str, str, int]] = set()
+    first = worker("w1", holding(VIT))
+    pending([wish("loaded")], [first], applied)
+
+    assert pending([wish("loaded")], [first, worker("w2")], applied) == [(wish("loaded"), ["w2"])]
+
+
+async def test_a_wish_is_carried_out_once() -> None:
+    world = World()
+    its = reconciler(world)
+    await world.desires.set("vit", VIT.version, "loaded")
+
+    for _ in range(3):
+        await its.once()
+    await world.desires.set("vit", VIT.version, "unloaded")
+    for _ in range(3):
+        await its.once()
+
+    assert world.host.changes == [("load", VIT.key), ("unload", VIT.key)]
+
+
+async def test_a_worker_that_is_not_ready_yet_waits_for_its_turn() -> None:
+    world = World()
+    world.host.views = [worker("w1", ready=False)]
+    its = reconciler(world)
+    await world.desires.set("vit", VIT.version, "loaded")
+
+    await its.once()
+    assert world.host.changes == []
+
+    world.host.views = [worker("w1")]
+    await its.once()
+    assert world.host.changes == [("load", VIT.key)]
+
+
+async def test_workers_of_another_group_are_no_reason_to_act() -> None:
+    world = World()
+    world.host.views = [worker("w1", holding(VIT)), worker("g1", group="gpu")]
+    await world.desires.set("vit", VIT.version, "loaded")
+
+    await reconciler(world).once()
+
+    assert world.host.changes == []
+
+
+async def test_a_wish_for_a_model_no_longer_declared_is_left_alone() -> None:
+    world = World()
+    await world.desires.set("gone", "1.0.0", "loaded")
+
+    await reconciler(world).once()
+
+    assert world.host.changes == []
+
+
+@pytest.mark.parametrize("trouble", [ModelLoadFailed("no folder"), DependencyUnavailable("no runner")])
+async def test_a_wish_that_fails_does_not_hold_up_the_others(trouble: ModelMoraError) -> None:
+    world = World()
+    world.host.troubles[OLD.key] = trouble
+    await world.desires.set("vit", "1.0.0", "loaded")
+    await world.desires.set("vit", VIT.version, "loaded")
+
+    await reconciler(world).once()
+
+    assert world.host.changes == [("load", OLD.key), ("load", VIT.key)]
+
+
+@pytest.mark.parametrize(("trouble", "tries"), [(ModelLoadFailed("no folder"), 1), (DependencyUnavailable("away"), 3)])
+async def test_only_what_may_pass_is_tried_again(trouble: ModelMoraError, tries: int) -> None:
+    world = World()
+    world.host.troubles[VIT.key] = trouble
+    its = reconciler(world)
+    await world.desires.set("vit", VIT.version, "loaded")
+
+    for _ in range(3):
+        await its.once()
+
+    assert len(world.host.changes) == tries
+
+
+async def test_it_goes_on_after_the_store_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "PERIOD_S", 0.001)
+    world = World()
+    await world.desires.set("vit", VIT.version, "loaded")
+    world.desires.trouble = DependencyUnavailable("the database is away")
+    running = asyncio.create_task(reconciler(world).run())
+    await until(lambda: world.desires.asked >= 3)
+    assert world.host.changes == []
+
+    world.desires.trouble = None
+    await until(lambda: bool(world.host.changes))
+
+    running.cancel()
+    assert world.host.changes == [("load", VIT.key)]
