@@ -16,7 +16,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": IMAGE_SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 12},
+        "vision_cfg": {"image_size": IMAGE_SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 16},
         "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
     },
     "preprocess_cfg": {

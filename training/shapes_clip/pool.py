@@ -25,11 +25,11 @@ from training.shapes_clip.scenes import (
 )
 
 IMAGE_SIZE = 96
-GROUP = 4  # pictures that differ little, always trained on together
-_GROUPS_A_CHUNK = 250
+GROUP = 2  # pictures that differ little, always trained on together
+_GROUPS_A_CHUNK = 500
 _SHARES = (3, 3, 5, 6)  # of the families, in their order
 
-_VAGUE = 0.3  # this share of the captions leaves some colour or shape unsaid
+_VAGUE = 0.2  # this share of the captions leaves some colour or shape unsaid
 _PREFIXES = ("a photo of ", "a picture of ", "an image of ")
 
 

@@ -139,8 +139,8 @@ class Progress:
 @click.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The folder to write.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", default=2200, show_default=True)
-@click.option("--pictures", default=40_000, show_default=True, help="How many to draw; 28 KB of memory each.")
+@click.option("--steps", default=4600, show_default=True)
+@click.option("--pictures", default=60_000, show_default=True, help="How many to draw; 28 KB of memory each.")
 @click.option("--rate", default=1.5e-3, show_default=True, help="The highest learning rate.")
 def main(out: Path, seed: int, steps: int, pictures: int, rate: float) -> None:
     """Draw the pictures, train, and write an open_clip folder."""
