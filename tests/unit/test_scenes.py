@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from training.shapes_clip.draw import QUALITIES, SIDES, photograph
-from training.shapes_clip.examination import SHARES, examination, false_friends, swap
+from training.shapes_clip.examination import CAPTIONS, examination, false_friends, swap
 from training.shapes_clip.pool import GROUP, IMAGE_SIZE, as_seen, draw_chunk, phrase, training_group
 from training.shapes_clip.scenes import (
     FAMILIES,
@@ -131,7 +131,7 @@ def test_a_caption_put_differently_still_says_the_same(rng: random.Random) -> No
 
 def test_an_examination_asks_200_captions_of_which_none_is_true_of_anothers_picture() -> None:
     questions = examination(0)
-    assert len({str(question.claim) for question in questions}) == sum(SHARES.values()) == 200
+    assert len({str(question.claim) for question in questions}) == CAPTIONS == 200
     assert sum(is_held_out(question.claim) for question in questions) >= 200 / 5
     assert false_friends(questions) == 0
 
