@@ -265,8 +265,8 @@ class InternalError(ModelMoraError):
 
 
 def leaves(root: type[ModelMoraError] = ModelMoraError) -> list[type[ModelMoraError]]:
-    """The concrete errors below `root`, in the order of the drawing."""
-    below = root.__subclasses__()
+    """The concrete errors below `root`, in the order of the drawing; special cases other modules made are not in it."""
+    below = [child for child in root.__subclasses__() if child.__module__ == __name__]
     return [leaf for child in below for leaf in leaves(child)] if below else [root]
 
 
