@@ -12,8 +12,13 @@ from modelmora import errors
 from modelmora.errors import RETRYABLE, InternalError, ModelMoraError, from_code, leaves
 
 
+def children(error: type[ModelMoraError]) -> list[type[ModelMoraError]]:
+    """Those of the tree itself: other modules may have special cases of their own."""
+    return [child for child in error.__subclasses__() if child.__module__ == errors.__name__]
+
+
 def branches(root: type[ModelMoraError]) -> list[type[ModelMoraError]]:
-    return [root, *(below for child in root.__subclasses__() for below in branches(child))]
+    return [root, *(below for child in children(root) for below in branches(child))]
 
 
 def drawn() -> list[tuple[int, str, str | None]]:
@@ -72,7 +77,7 @@ def test_what_clients_may_repeat_says_when() -> None:
 
 def test_the_drawing_names_every_class_in_its_place_with_its_code() -> None:
     def tree(error: type[ModelMoraError], depth: int = 0) -> list[tuple[int, str, str | None]]:
-        below = error.__subclasses__()
+        below = children(error)
         line = (depth, error.__name__, None if below else error.code)
         return [line, *(row for child in below for row in tree(child, depth + 1))]
 
