@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.load import call_for, kill_one_runner
+from tests.e2e.callers import call_for, kill_one_runner
 from tests.e2e.serving import Server, noop
 from tests.support import wait_until
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.load import call_for, kill_one_runner
+from tests.e2e.callers import call_for, kill_one_runner
 from tests.e2e.serving import Server, noop
 
 ROUNDS = 10

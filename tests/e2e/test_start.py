@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from modelmora.client import SyncClient
-from tests.e2e.load import call_for, kill_one_runner
+from tests.e2e.callers import call_for, kill_one_runner
 from tests.e2e.serving import BENTOML, ROOT, Server, environment, noop
 from tests.support import wait_until
 
