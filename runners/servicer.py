@@ -17,6 +17,7 @@ from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import CapabilityMissing, InternalError, ModelMoraError
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
+from modelmora.wire import error_to_wire
 from runners import wire
 from runners.batcher import Computed, Job
 
@@ -43,7 +44,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
             provider = self._host.provider(spec)
             value = await asyncio.to_thread(provider.describe, spec, folder)
         except ModelMoraError as error:
-            context.set_trailing_metadata((("error-bin", wire.error_to_wire(error).SerializeToString()),))
+            context.set_trailing_metadata((("error-bin", error_to_wire(error).SerializeToString()),))
             await context.abort(grpc.StatusCode.UNKNOWN, error.code)
         return wire.description_to_wire(value)
 
@@ -84,10 +85,10 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
             spec = self._host.spec(request.model)
             await change(spec)
         except ModelMoraError as error:
-            reply.error.CopyFrom(wire.error_to_wire(error))
+            reply.error.CopyFrom(error_to_wire(error))
         except Exception as cause:
             log.exception("change_failed", model=request.model)
-            reply.error.CopyFrom(wire.error_to_wire(InternalError(f"{type(cause).__name__} in the runner")))
+            reply.error.CopyFrom(error_to_wire(InternalError(f"{type(cause).__name__} in the runner")))
         self._fill(reply)
         reply.ms = (time.monotonic() - started) * 1e3
         return reply
@@ -182,7 +183,7 @@ class _Stream:
                     id=work_id, vector=value.vector, queue_ms=value.queue_ms, inference_ms=value.inference_ms
                 )
             case Failed(error):
-                result = pb.Result(id=work_id, error=wire.error_to_wire(error))
+                result = pb.Result(id=work_id, error=error_to_wire(error))
         self._results.append(result)
         self._wake.set()
 

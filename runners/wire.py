@@ -69,18 +69,6 @@ def description_of(message: pb.Description) -> Description:
     )
 
 
-def error_to_wire(error: ModelMoraError) -> types_pb2.ItemError:
-    """An error as a message: its code crosses, its class does not."""
-    return types_pb2.ItemError(
-        code=error.code,
-        detail=error.detail,
-        field=error.field or "",
-        found=error.found or "",
-        expected=error.expected or "",
-        retry_after_s=error.retry_after_s or 0.0,
-    )
-
-
 def error_of(message: types_pb2.ItemError) -> ModelMoraError:
     """A message as an error."""
     error = from_code(message.code, message.detail, retry_after_s=message.retry_after_s or None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api import calls, render
-from api.grpc.statuses import Context, answer, item_error
+from api.grpc.statuses import Context, answer
 from modelmora.domain.inference import Call, Content, Embedded, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import CapabilityMissing, ValidationFailed
@@ -13,6 +13,7 @@ from modelmora.proto import inference_pb2 as pb
 from modelmora.proto import inference_pb2_grpc, types_pb2
 from modelmora.usecases.application import Application
 from modelmora.usecases.embed import Embeddings
+from modelmora.wire import error_to_wire
 
 
 class InferenceServicer(inference_pb2_grpc.ModelInferenceServicer):
@@ -88,4 +89,4 @@ def _result(index: int, id_: str, outcome: Outcome[Embedded]) -> pb.EmbeddingRes
             )
             return pb.EmbeddingResult(index=index, id=id_, embedding=vector)
         case Failed(error):
-            return pb.EmbeddingResult(index=index, id=id_, error=item_error(error))
+            return pb.EmbeddingResult(index=index, id=id_, error=error_to_wire(error))

@@ -11,8 +11,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from api.errors import STATUSES, retry_after_s
 from modelmora.errors import InternalError, ModelMoraError
-from modelmora.proto import types_pb2
 from modelmora.telemetry import REQUESTS
+from modelmora.wire import error_to_wire
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ async def abort(context: Context, error: ModelMoraError, request_id: str) -> NoR
     trailing: list[tuple[str, str | bytes]] = [
         ("modelmora-code", error.code),
         ("x-request-id", request_id),
-        ("modelmora-error-bin", item_error(error).SerializeToString()),
+        ("modelmora-error-bin", error_to_wire(error).SerializeToString()),
         (DETAILS, _details(error, request_id).SerializeToString()),
     ]
     after = retry_after_s(error)
@@ -52,18 +52,6 @@ async def answer(context: Context, request_id: str, work: Callable[[], Awaitable
         await abort(context, hidden, request_id)
     REQUESTS.labels("grpc", "ok").inc()
     return result
-
-
-def item_error(error: ModelMoraError) -> types_pb2.ItemError:
-    """An error as the message that stands for it beside other outcomes."""
-    return types_pb2.ItemError(
-        code=error.code,
-        detail=error.detail,
-        field=error.field or "",
-        found=error.found or "",
-        expected=error.expected or "",
-        retry_after_s=error.retry_after_s or 0.0,
-    )
 
 
 def _details(error: ModelMoraError, request_id: str) -> status_pb2.Status:
