@@ -6,7 +6,7 @@ UV     := $(BIN)/uv
 SOURCES := modelmora api runners registry adapters load training wiring service.py
 LOCK   := $(UV) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: serve test test-all nightly check setup components bench bench-tools proto lock train clean
+.PHONY: serve test test-all nightly endurance check setup components bench bench-tools proto lock train clean
 
 serve: $(VENV)/.serve  ## Serve the bundled model on http://127.0.0.1:3000 and gRPC 127.0.0.1:50051
 	$(BIN)/modelmora serve
@@ -19,6 +19,12 @@ test-all: components  ## What CI runs
 
 nightly: components  ## Soak, fuzz, chaos, heavy builds
 	CI=true $(BIN)/pytest -m nightly --timeout 3600
+	$(MAKE) endurance
+
+endurance: setup  ## What is promised under strain: bad items, more models than fit, a soak (35 minutes)
+	$(BIN)/python -m load.bench bad
+	$(BIN)/python -m load.bench zoo
+	$(BIN)/python -m load.bench soak
 
 check: setup  ## Lint, types, import contracts
 	$(BIN)/ruff check .
@@ -33,7 +39,7 @@ components: $(VENV)/.components  ## Real servers for the tests: PostgreSQL
 bench: setup  ## The benchmark's table (long); see docs/performance.md
 	$(BIN)/python -m load.bench
 
-bench-tools:  ## wrk, the native load generator (Debian, as root)
+bench-tools: setup  ## wrk, the native load generator (Debian, as root); py-spy and LitServe come with setup
 	apt-get install -y wrk
 
 $(VENV)/.bootstrap: requirements/bootstrap.txt

@@ -1,1 +1,1 @@
-"""The benchmark harness: our service, a plain BentoML service and the reference loop, interleaved on one machine."""
+"""The benchmark harness: our service, its rivals and the reference loop, interleaved on one machine; and endurance."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from load.bench import answers
@@ -17,32 +17,31 @@ COUNT = 4
 LEAST_COSINE = 0.999
 
 
-def check(reference: ReferenceLoop, ours: Server, bentoml: Server, *, model: str, images: Path) -> dict[str, float]:
+def check(
+    reference: ReferenceLoop, servers: Iterable[Server], *, model: str, images: Path, count: int = COUNT
+) -> dict[str, float]:
     """The smallest cosine to the reference by party; raises Trouble when one is below 0.999.
 
     It also loads every model, so that no window pays for it.
     """
-    wanted = [answers.checked(vector) for vector in reference.embed(COUNT)]
-    got = {
-        "ours": asyncio.run(_embed(ours, model, images, answers.ours)),
-        "bentoml": asyncio.run(_embed(bentoml, model, images, answers.bentoml)),
-    }
-    least = {party: min(map(answers.cosine, vectors, wanted)) for party, vectors in got.items()}
+    wanted = [answers.checked(vector) for vector in reference.embed(count)]
+    least: dict[str, float] = {}
+    for server in servers:
+        got = asyncio.run(_embed(server, model, images, count))
+        least[server.party] = min(map(answers.cosine, got, wanted))
     if min(least.values()) < LEAST_COSINE:
         raise Trouble(f"the parties do not compute the same embeddings; smallest cosine to the reference: {least}")
     return least
 
 
-async def _embed(
-    server: Server, model: str, images: Path, read: Callable[[bytes], answers.Vector]
-) -> list[answers.Vector]:
+async def _embed(server: Server, model: str, images: Path, count: int) -> list[answers.Vector]:
     load = Load(
         party=server.party, face="http", port=server.http_port, model=model, callers=1, lead_s=0, window_s=0,
         pictures=str(images),
     )  # fmt: skip
-    connection, payload = Connection(HOST, server.http_port), payload_for(load)
+    connection, payload, read = Connection(HOST, server.http_port), payload_for(load), answers.reader(server.party)
     try:
-        return [read(await _body(connection, payload(number))) for number in range(COUNT)]
+        return [read(await _body(connection, payload(number))) for number in range(count)]
     finally:
         connection.close()
 

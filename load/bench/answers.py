@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from load.bench.plan import Party
 
 Vector = NDArray[np.float32]
 
@@ -28,6 +30,19 @@ def bentoml(body: bytes) -> Vector:
         return checked(json.loads(body)[0])
     except (ValueError, LookupError, TypeError) as bad:
         raise ValueError(f"no embedding in the answer {body[:200]!r}") from bad
+
+
+def litserve(body: bytes) -> Vector:
+    """The one embedding of LitServe's answer; raises ValueError when it is not there."""
+    try:
+        return checked(json.loads(body)["embedding"])
+    except (ValueError, LookupError, TypeError) as bad:
+        raise ValueError(f"no embedding in the answer {body[:200]!r}") from bad
+
+
+def reader(party: Party) -> Callable[[bytes], Vector]:
+    """What reads the answers of that server; raises KeyError for the loop, which has none."""
+    return {"ours": ours, "bentoml": bentoml, "litserve": litserve, "litserve-tuned": litserve}[party]
 
 
 def from_base64(text: str) -> Vector:

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,17 +23,23 @@ from load.bench.recorder import Recorder
 from load.bench.stats import percentile
 
 HOST = "127.0.0.1"
-Send = Callable[[int], Awaitable[None]]
-"""Sends the request of that number; returns when it was answered well, raises otherwise."""
+BAD_WORD = "evil"
+Send = Callable[[int], Awaitable[bool]]
+"""Sends the request of that number; whether it was a good one, answered well; raises on an answer that is not due."""
 
 
 class Refused(RuntimeError):
-    """An answer whose status is not 200."""
+    """An answer whose status is not the one that is due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the process is told: whom to call, how, and for how long; `pictures` None: texts are sent."""
+    """What the process is told: whom to call, how, and for how long; `pictures` None: texts are sent.
+
+    `bad_every`: each so many-th request over HTTP is bad on purpose: a picture that breaks off, or a text with
+    BAD_WORD in it, and must be answered with `bad_status`. `models`: each request names one of these instead of
+    `model`, drawn by Zipf's law, and the result tells in which order the requests were answered.
+    """
 
     party: Party
     face: Face
@@ -43,6 +49,9 @@ class Load:
     lead_s: float
     window_s: float
     pictures: str | None
+    bad_every: int = 0
+    bad_status: int = 400
+    models: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The command line that starts such a process."""
@@ -62,7 +71,7 @@ async def run(load: Load, tell: Callable[[dict[str, Any]], None]) -> None:
         recorder = Recorder(callers=load.callers, lead_s=load.lead_s, window_s=load.window_s, begun=time.perf_counter())
         numbers = itertools.count()
         await asyncio.gather(*(_caller(send, numbers, recorder, tell) for send in senders))
-    tell({"event": "result", **_result(recorder)})
+    tell({"event": "result", **_result(recorder, told_order=bool(load.models))})
 
 
 async def _caller(
@@ -71,12 +80,15 @@ async def _caller(
     while not recorder.over:
         sent = time.perf_counter()
         try:
-            await send(next(numbers))
+            good = await send(number := next(numbers))
         except Exception as bad:
             recorder.failure(f"{type(bad).__name__}: {bad}"[:500])
             await asyncio.sleep(0.05)  # a server that refuses at once must not be hammered
         else:
-            if event := recorder.answer(sent, time.perf_counter()):
+            recorder.order.append(number)
+            if not good:
+                recorder.refused += 1
+            elif event := recorder.answer(sent, time.perf_counter()):
                 tell({"event": event})
 
 
@@ -84,16 +96,18 @@ async def _caller(
 async def _http_senders(load: Load) -> AsyncIterator[list[Send]]:
     """One connection a caller."""
     payload = payload_for(load)
-    read = answers.bentoml if load.party == "bentoml" else answers.ours
+    read = answers.reader(load.party)
     connections = [Connection(HOST, load.port) for _ in range(load.callers)]
 
     def sender(connection: Connection) -> Send:
-        async def send(number: int) -> None:
+        async def send(number: int) -> bool:
             status, body = await connection.exchange(payload(number))
-            if status != 200:
+            good = not payloads.is_bad(number, load.bad_every)
+            if status != (200 if good else load.bad_status):
                 raise Refused(f"{status} {body[:300]!r}")
-            if number < load.callers:  # looking into every answer would cost more than sending the request
+            if good and number < load.callers:  # looking into every answer would cost more than sending the request
                 read(body)
+            return good
 
         return send
 
@@ -113,7 +127,7 @@ async def _grpc_senders(load: Load) -> AsyncIterator[list[Send]]:
     url = f"grpc://{HOST}:{load.port}"
     async with Client(url, timeout=ANSWER_S, retry=Retry(retries=0)) as client:  # a retry would hide a failure
 
-        async def send(number: int) -> None:
+        async def send(number: int) -> bool:
             if images:
                 jpeg = pictures.unique(images[number % len(images)], number)
                 got = await client.generate_embedding(jpeg, model=load.model)
@@ -121,22 +135,35 @@ async def _grpc_senders(load: Load) -> AsyncIterator[list[Send]]:
                 got = await client.generate_embedding(text=f"text {number:08x}", model=load.model)
             if number < load.callers:
                 answers.checked(np.asarray(got))
+            return True
 
         yield [send] * load.callers
 
 
 def payload_for(load: Load) -> payloads.Payload:
     """The requests of a load over HTTP."""
+    images = pictures.read(Path(load.pictures)) if load.pictures is not None else []
+    if load.models:
+        return payloads.drawn([_payload(load, images, model) for model in load.models], load.models)
+    good = _payload(load, images, load.model)
+    if not load.bad_every:
+        return good
+    cut_short = [image[: len(image) // 2] for image in images]
+    return payloads.mixed(good, _payload(load, cut_short, load.model, word=BAD_WORD), every=load.bad_every)
+
+
+def _payload(load: Load, images: Sequence[bytes], model: str, *, word: str = "text") -> payloads.Payload:
     if load.pictures is None:
-        return payloads.text_requests("/v1/embed/text", load.model)
-    images = pictures.read(Path(load.pictures))
+        return payloads.text_requests("/v1/embed/text", model, word=word)
     if load.party == "bentoml":
         return payloads.picture_uploads("/encode_image", images, file_field="items")
-    fields = {"model": load.model, "encoding_format": "base64"}
+    if load.party in ("litserve", "litserve-tuned"):
+        return payloads.picture_json("/predict", images, field="image")
+    fields = {"model": model, "encoding_format": "base64"}
     return payloads.picture_uploads("/v1/embed/image", images, file_field="files", fields=fields)
 
 
-def _result(recorder: Recorder) -> dict[str, Any]:
+def _result(recorder: Recorder, *, told_order: bool) -> dict[str, Any]:
     complete = recorder.opened is not None and recorder.closed is not None
     wall_s = (recorder.closed or 0.0) - (recorder.opened or 0.0) if complete else 0.0
     latencies = recorder.latencies_s if complete else []
@@ -145,6 +172,8 @@ def _result(recorder: Recorder) -> dict[str, Any]:
         "items": len(latencies),
         "wall_s": wall_s,
         "failed": recorder.failures,
+        "refused": recorder.refused,
+        "order": recorder.order if told_order else [],
         "errors": recorder.errors,
         **{name: 1000 * percentile(latencies, share) if latencies else None for name, share in shares.items()},
     }

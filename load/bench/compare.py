@@ -1,4 +1,4 @@
-"""The main command: our service, the reference loop and the plain BentoML service, window after window."""
+"""The main command: our service, the reference loop and the rivals, window after window."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from load.bench import agreement, machine, pictures, results, stats
+from load.bench import agreement, control, machine, pictures, promises, results, stats
 from load.bench.callers import Load
 from load.bench.driver import ReferenceLoop, measure
-from load.bench.plan import PAIRED_POINTS, Budget, Party, Point, decide, order
+from load.bench.plan import PAIRED_POINTS, USUAL, Budget, Party, Point, decide, order
 from load.bench.results import Run, Window
-from load.bench.servers import Server, start_bentoml, start_ours
+from load.bench.servers import Server, start_bentoml, start_litserve, start_ours
 from load.bench.subjects import Subject
 
 BATCHES = (8, 16, 32)
 QUICK_S = 4.0
 CONDITIONS: dict[str, object] = {
     "omp_wait_policy": "passive",
-    "precision": "fp32",
     "pictures": "640x480 JPEG, quality 85, one a request",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for; `threads` 0 leaves every party what it takes by itself."""
+    """What was asked for; `threads` 0 leaves every party what it takes by itself.
+
+    Points that are in `paired` are measured beside the other `parties`, the rest once.
+    """
 
     points: Sequence[Point]
+    parties: Sequence[Party] = USUAL
+    paired: frozenset[Point] = PAIRED_POINTS
     pairs: int = stats.MIN_PAIRS
     quick: bool = False
     threads: int = 0
@@ -38,13 +42,14 @@ class Options:
     def conditions(self) -> dict[str, object]:
         """What was asked for, for the record."""
         threads = self.threads or "what each takes by itself"
-        return CONDITIONS | {"quick": self.quick, "threads": threads, "bentoml_passive": self.bentoml_passive}
+        own = {"quick": self.quick, "threads": threads, "bentoml_passive": self.bentoml_passive}
+        return CONDITIONS | own | {"parties": list(self.parties)}
 
     def budget(self, batch_s: float) -> Budget:
         """Quick: windows too short for a number, long enough to see that everything works."""
         if self.quick:
-            return Budget(window_s=QUICK_S, lead_s=1.0, pairs=1, point_s=0.0, soak_s=QUICK_S)
-        return Budget(window_s=stats.window_seconds(batch_s), pairs=self.pairs)
+            return Budget(window_s=QUICK_S, lead_s=1.0, pairs=1, point_s=0.0, soak_s=QUICK_S, parties=len(self.parties))
+        return Budget(window_s=stats.window_seconds(batch_s), pairs=self.pairs, parties=len(self.parties))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,42 +59,50 @@ class Bench:
     run: Run
     folder: Path
     budget: Budget
-    ours: Server
+    options: Options
+    servers: dict[Party, Server]
     images: Path | None = None
     batch: int = 0
-    bentoml: Server | None = None
     reference: ReferenceLoop | None = None
     keep: Callable[[Run], None] = field(default=lambda _: None)
     say: Callable[[str], None] = field(default=lambda _: None)
 
-    def add_neighbours(self, subject: Subject, weights: Path, options: Options, stack: ExitStack) -> None:
-        """Starts the reference loop and the plain service, and sets the windows by the loop's best batch."""
-        self.say("starting the reference loop and the plain BentoML service")
+    def add_neighbours(self, subject: Subject, weights: Path, stack: ExitStack) -> None:
+        """Starts the reference loop and the rivals, and sets the windows by the loop's best batch."""
+        self.say(f"starting {', '.join(party for party in self.options.parties if party != 'ours')}")
         self.images = self.folder / "pictures"
         pictures.draw(self.images)
-        self.reference = ReferenceLoop(weights, self.images, logs=self.folder, threads=options.threads)
+        self.reference = ReferenceLoop(weights, self.images, logs=self.folder, threads=self.options.threads)
         stack.enter_context(self.reference.process)
-        self.bentoml = start_bentoml(subject, self.folder, threads=options.threads, passive=options.bentoml_passive)
-        stack.enter_context(self.bentoml.process)
-        described = self.reference.describe()
-        alike = agreement.check(self.reference, self.ours, self.bentoml, model=subject.name, images=self.images)
-        self.batch, batch_s, speeds = self.reference.best_batch(BATCHES, seconds=1.0 if options.quick else 8.0)
-        self.budget = options.budget(batch_s)
-        self.run.conditions.update({"reference": described, "cosine_to_reference": alike})
+        for party in self.options.parties:
+            if party not in ("ours", "reference"):
+                self.servers[party] = _start(party, subject, self.folder, self.options)
+                stack.enter_context(self.servers[party].process)
+        self._check(subject, self.reference)
+        self._rest()
+        self.batch, batch_s, speeds = self.reference.best_batch(BATCHES, seconds=1.0 if self.options.quick else 8.0)
+        self.budget = self.options.budget(batch_s)
         self.run.conditions.update({"reference_batch": self.batch, "reference_per_s": speeds})
 
-    def measure_points(self, points: Sequence[Point]) -> None:
+    def measure_points(self) -> None:
         """Paired points until they are decided, the others once."""
-        for point in points:
-            if self.reference is not None and point in PAIRED_POINTS:
+        for point in self.options.points:
+            if self.reference is not None and point in self.options.paired:
                 self._paired(point)
             else:
-                self._note(self._served(self.ours, point, self.budget.unpaired_s(point), None))
+                self._note(self._served(self.servers["ours"], point, self.budget.unpaired_s(point), None))
+
+    def _check(self, subject: Subject, reference: ReferenceLoop) -> None:
+        """In another precision than the reference's all pictures count, not just some."""
+        count = agreement.COUNT if self.run.conditions["precision"] == "fp32" else pictures.COUNT
+        described, images = reference.describe(), self.folder / "pictures"
+        alike = agreement.check(reference, self.servers.values(), model=subject.name, images=images, count=count)
+        self.run.conditions.update({"reference": described, "cosine_to_reference": alike})
 
     def _paired(self, point: Point) -> None:
         began, verdict, number = time.monotonic(), None, 0
         while verdict is None:
-            for party in order(number):
+            for party in order(number, self.options.parties):
                 self._note(self._window(party, point, number))
             number += 1
             so_far = results.compare(self.run.windows, point, "unstable")
@@ -98,15 +111,21 @@ class Bench:
         self.keep(self.run)
 
     def _window(self, party: Party, point: Point, pair: int) -> Window:
-        match party:
-            case "reference" if self.reference is not None:
-                return self.reference.measure(point, batch=self.batch, window_s=self.budget.window_s, pair=pair)
-            case "bentoml" if self.bentoml is not None:
-                # BentoML speaks HTTP only: beside our gRPC it is measured over HTTP.
-                window = self._served(self.bentoml, Point("http", point.callers), self.budget.window_s, pair)
-                return replace(window, point=point)
-            case _:
-                return self._served(self.ours, point, self.budget.window_s, pair)
+        if party == "reference" and self.reference is not None:
+            batch = self.batch if point.callers > 1 else 1  # beside a lone caller the loop takes one at a time too
+            return self.reference.measure(point, batch=batch, window_s=self.budget.window_s, pair=pair)
+        # The others speak HTTP only: beside our gRPC they are measured over HTTP.
+        asked = point if party == "ours" else Point("http", point.callers)
+        self.servers[party].process.resume()
+        window = self._served(self.servers[party], asked, self.budget.window_s, pair)
+        self._rest()
+        return replace(window, point=point)
+
+    def _rest(self) -> None:
+        """LitServe's workers ask their queue a thousand times a second: outside their windows they are stopped."""
+        for party in promises.LITSERVE:
+            if party in self.servers:
+                self.servers[party].process.pause()
 
     def _served(self, server: Server, point: Point, window_s: float, pair: int | None) -> Window:
         load = Load(
@@ -124,7 +143,7 @@ class Bench:
     def _note(self, window: Window) -> None:
         self.run.windows.append(window)
         self.say(
-            f"{window.point!s:8} {window.party:9} {window.per_s:8.2f}/s  {window.cpu_ms:8.2f} CPU ms/item  "
+            f"{window.point!s:8} {window.party:14} {window.per_s:8.2f}/s  {window.cpu_ms:8.2f} CPU ms/item  "
             f"failed {window.failed}  foreign {window.foreign_cores:.2f} cores"
         )
         self.keep(self.run)
@@ -136,18 +155,40 @@ def compare(
     """Starts everything, checks that all parties give the same embeddings, measures; `keep` after each window."""
     with ExitStack() as stack:
         say("starting our service")
-        ours = start_ours(subject, folder, threads=options.threads)
+        ours, precision = _ours(subject, options, folder, say)
         stack.enter_context(ours.process)
         run = Run(model=subject.name, machine=machine.facts(), conditions=options.conditions())
-        bench = Bench(run=run, folder=folder, budget=options.budget(0.0), ours=ours, keep=keep, say=say)
+        run.conditions["precision"] = precision
+        bench = Bench(
+            run=run, folder=folder, budget=options.budget(0.0), options=options, servers={"ours": ours},
+            keep=keep, say=say,
+        )  # fmt: skip
         if subject.folder is not None:
-            bench.add_neighbours(subject, subject.folder, options, stack)
+            bench.add_neighbours(subject, subject.folder, stack)
         run.conditions.update({"window_s": bench.budget.window_s, "lead_s": bench.budget.lead_s})
-        bench.measure_points(options.points)
+        bench.measure_points()
         return run
 
 
+def _ours(subject: Subject, options: Options, folder: Path, say: Callable[[str], None]) -> tuple[Server, str]:
+    """Our service and the precision it computes in: what `auto` means is found out first, for the next start."""
+    server = start_ours(subject, folder, threads=options.threads)
+    if subject.precision != "auto":
+        return server, subject.precision
+    say("finding out the fastest precision that passes the gate")
+    with server.process:
+        report = control.steps(server.http_port, f"/api/v1/models/{subject.name}/verify")[-1]
+    return start_ours(subject, folder, threads=options.threads), str(report["auto"])
+
+
+def _start(party: Party, subject: Subject, folder: Path, options: Options) -> Server:
+    """One of the rivals, ready."""
+    if party == "bentoml":
+        return start_bentoml(subject, folder, threads=options.threads, passive=options.bentoml_passive)
+    return start_litserve(subject, folder, tuned=party == "litserve-tuned", threads=options.threads)
+
+
 def _agree(comparison: results.Comparison) -> bool:
-    """Whether the two ratios that are promised are stable; fewer than five pairs never are."""
-    promised = (comparison.cpu_to_reference, comparison.speed_to_bentoml)
-    return all(ratios is not None and stats.is_stable(ratios) for ratios in promised)
+    """Whether the ratios that matter at this point are stable; fewer than five pairs never are."""
+    ratios = promises.decisive(comparison)
+    return bool(ratios) and all(stats.is_stable(ratio) for ratio in ratios)

@@ -24,24 +24,40 @@ class Sample:
     machine_s: float
 
 
-def role_of(command: Sequence[str]) -> str:
-    """The BentoML service a worker runs, else `supervisor`: what starts and watches the workers."""
+def role_of(command: Sequence[str], *, parent: str = "supervisor") -> str:
+    """The BentoML service a worker runs, LitServe's `server` or `worker`; else what its parent is."""
     if "--service-name" in command[:-1]:
         return command[list(command).index("--service-name") + 1]
-    return "supervisor"
+    if "--multiprocessing-fork" in command:
+        return "worker"
+    return "server" if "load.bench.litserve_service" in command else parent
+
+
+def family(root: psutil.Process) -> dict[psutil.Process, str]:
+    """The living processes of a tree and their roles; raises psutil.NoSuchProcess when its root is gone.
+
+    What a worker starts belongs to it: a process without a role of its own has its parent's.
+    """
+    roles: dict[int, str] = {}
+    found: dict[psutil.Process, str] = {}
+    for process in [root, *root.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            role = role_of(process.cmdline(), parent=roles.get(process.ppid(), "supervisor"))
+            roles[process.pid] = found[process] = role
+    return found
 
 
 def sample(root: psutil.Process) -> Sample:
     """Raises ProcessEnded when the server itself is gone; a child that ends meanwhile is left out."""
     try:
-        tree = [root, *root.children(recursive=True)]
+        tree = family(root)
     except psutil.NoSuchProcess as gone:
         raise ProcessEnded(f"the server (process {root.pid}) is gone; its log says why") from gone
     found: dict[int, tuple[str, float]] = {}
-    for process in tree:
+    for process, role in tree.items():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             times = process.cpu_times()
-            found[process.pid] = (role_of(process.cmdline()), times.user + times.system)
+            found[process.pid] = (role, times.user + times.system)
     return Sample(found, machine_busy_s())
 
 

@@ -40,12 +40,21 @@ class _Meter:
 
 def measure(server: Server, load: Load, *, logs: Path, pair: int | None = None) -> Window:
     """Raises Trouble when no window came about, ProcessEnded when a process of the server ended in it."""
+    return observe(server, load, logs=logs, pair=pair)[0]
+
+
+def observe(server: Server, load: Load, *, logs: Path, pair: int | None = None) -> tuple[Window, dict[str, Any]]:
+    """`measure`, and all that the callers told."""
     with Talker(load.command(), log=logs / "callers.log") as callers:
         meter = _Meter(server.process, callers, [])
         while (heard := callers.hear(load.longest_s))["event"] != "result":
             meter.read()
     if len(meter.ends) != 2:
         raise Trouble(f"{load.party} at {load.face}:{load.callers}: {heard['failed']} failed: {heard['errors']}")
+    return _window(load, heard, meter, pair), heard
+
+
+def _window(load: Load, heard: dict[str, Any], meter: _Meter, pair: int | None) -> Window:
     by_role, foreign = meter.spent()
     return Window(
         party=load.party,
@@ -55,6 +64,7 @@ def measure(server: Server, load: Load, *, logs: Path, pair: int | None = None) 
         wall_s=heard["wall_s"],
         cpu_s=by_role,
         failed=heard["failed"],
+        refused=heard["refused"],
         errors=tuple(heard["errors"]),
         p50_ms=heard["p50_ms"],
         p95_ms=heard["p95_ms"],
@@ -81,15 +91,15 @@ class ReferenceLoop:
 
     def best_batch(self, sizes: Sequence[int], *, seconds: float) -> tuple[int, float, dict[int, float]]:
         """The size that embeds most a second, the seconds one batch of it takes, and all sizes' pictures a second."""
-        tried = {size: self._ask(_window(size, seconds, 3), seconds * 4 + _ANSWER_S) for size in sizes}
+        tried = {size: self._ask(_command(size, seconds, 3), seconds * 4 + _ANSWER_S) for size in sizes}
         speeds = {size: got["items"] / got["wall_s"] for size, got in tried.items()}
         best = max(speeds, key=lambda size: speeds[size])
         return best, best / speeds[best], speeds
 
     def measure(self, point: Point, *, batch: int, window_s: float, pair: int | None) -> Window:
-        """A window beside those of a point; the loop itself knows no callers."""
+        """A window beside those of a point; the loop knows no callers, and latencies only of one picture alone."""
         before, began = cpu.machine_busy_s(), time.monotonic()
-        got = self._ask(_window(batch, window_s, 0), window_s * 4 + _ANSWER_S)
+        got = self._ask(_command(batch, window_s, 0), window_s * 4 + _ANSWER_S)
         used, took_s = cpu.machine_busy_s() - before, time.monotonic() - began
         own = got["cpu_s"] * (1 + batch / got["items"])  # the loop runs one batch more than it counts
         return Window(
@@ -99,6 +109,7 @@ class ReferenceLoop:
             items=got["items"],
             wall_s=got["wall_s"],
             cpu_s={"reference": got["cpu_s"]},
+            **({name: got[name] for name in ("p50_ms", "p95_ms", "p99_ms")} if batch == 1 else {}),
             foreign_cores=max(0.0, used - own) / took_s,
         )
 
@@ -107,5 +118,5 @@ class ReferenceLoop:
         return self.process.hear(within_s)
 
 
-def _window(batch: int, seconds: float, batches: int) -> dict[str, Any]:
+def _command(batch: int, seconds: float, batches: int) -> dict[str, Any]:
     return {"do": "window", "batch": batch, "seconds": seconds, "batches": batches}

@@ -14,7 +14,9 @@ import psutil
 
 from load.bench.processes import ROOT
 
-_PACKAGES = ("bentoml", "grpcio", "numpy", "open-clip-torch", "pillow", "torch", "torchvision", "uvicorn", "uvloop")
+_PACKAGES = (
+    "bentoml", "grpcio", "litserve", "numpy", "open-clip-torch", "pillow", "torch", "torchvision", "uvicorn", "uvloop",
+)  # fmt: skip
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 
 
@@ -25,7 +27,7 @@ def facts() -> Mapping[str, object]:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "processor": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
@@ -33,6 +35,11 @@ def facts() -> Mapping[str, object]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "load_average_at_start": psutil.getloadavg()[0],
     }
+
+
+def cores() -> int:
+    """Those this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> tuple[str, frozenset[str]]:

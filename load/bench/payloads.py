@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from load.bench import zipf
 from load.bench.pictures import unique_parts
 
 BOUNDARY = b"----modelmora-bench-6f1d"
@@ -41,11 +43,49 @@ def picture_uploads(
     return request
 
 
-def text_requests(path: str, model: str) -> Payload:
-    """JSON requests of one text each, no text twice; bodies of one length, under 100 bytes for a short name."""
+def picture_json(path: str, pictures: Sequence[bytes], *, field: str) -> Payload:
+    """JSON objects with one picture each in base64, taken in turn, every one in bytes of its own."""
+    before, after = b'{"' + field.encode() + b'":"', b'"}'
+    split = -len(unique_parts(b"", 0)[0]) % 3  # base64 goes by three bytes: so many of the rest go with the comment
+    encoded = [base64.b64encode(picture[2 + split :]) for picture in pictures]
 
     def request(number: int) -> Sequence[bytes]:
-        body = json.dumps({"texts": [f"text {number:08x}"], "model": model}, separators=(",", ":")).encode()
+        comment, rest = unique_parts(pictures[number % len(pictures)][: 2 + split], number)
+        opening, picture = base64.b64encode(comment + rest), encoded[number % len(pictures)]
+        length = len(before) + len(opening) + len(picture) + len(after)
+        return head(path, "application/json", length), before, opening, picture, after
+
+    return request
+
+
+def mixed(good: Payload, bad: Payload, *, every: int) -> Payload:
+    """Each `every`-th request is a bad one, beginning with the last of the first `every`."""
+
+    def request(number: int) -> Sequence[bytes]:
+        return bad(number) if is_bad(number, every) else good(number)
+
+    return request
+
+
+def drawn(requests: Sequence[Payload], models: Sequence[str]) -> Payload:
+    """Each request from the one of `requests` whose model is drawn for its number."""
+
+    def request(number: int) -> Sequence[bytes]:
+        return requests[zipf.draw(number, len(models))](number)
+
+    return request
+
+
+def is_bad(number: int, every: int) -> bool:
+    """Whether that request of a mixed load is a bad one; `every` 0: none is."""
+    return every > 0 and number % every == every - 1
+
+
+def text_requests(path: str, model: str, *, word: str = "text") -> Payload:
+    """JSON requests of one text each, no text twice; bodies of one length, under 100 bytes for short names."""
+
+    def request(number: int) -> Sequence[bytes]:
+        body = json.dumps({"texts": [f"{word} {number:08x}"], "model": model}, separators=(",", ":")).encode()
         return head(path, "application/json", len(body)), body
 
     return request

@@ -56,6 +56,7 @@ class Process:
                 preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 (one prctl; no thread of ours holds a lock)
             )
         self._root = psutil.Process(self.popen.pid)
+        self._waker: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +70,28 @@ class Process:
         """The root of the process tree, for CPU accounting."""
         return self._root
 
+    def pause(self) -> None:
+        """Stops its group where it is until `resume`: what polls while it is idle takes time from who is measured.
+
+        A process that is stopped does not end when the harness dies: a shell waits for that and lets it go on.
+        """
+        if self._waker is None:
+            go_on = f"read _; kill -s CONT -- -{self.popen.pid}"
+            self._waker = subprocess.Popen(
+                ["sh", "-c", go_on], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+        os.killpg(self.popen.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on; nothing happens when it was not paused."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         """Asks the group to end, waits, then kills what is left, workers in sessions of their own included."""
+        if self._waker is not None:
+            self.resume()
+            self._waker.communicate()
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             family = [self._root, *self._root.children(recursive=True)]
             os.killpg(self.popen.pid, signal.SIGTERM)

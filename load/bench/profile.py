@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,13 +15,18 @@ from load.bench.cpu import API_ROLE, role_of
 from load.bench.processes import Process, Trouble
 from load.bench.tables import table
 
-MISSING = "!!! py-spy is not installed (pip install py-spy); no profile is taken."
+MISSING = "!!! py-spy is not installed (`make setup` installs it); no profile is taken."
 _ROWS = 25
 _LINE = re.compile(r":\d+\)$")
 
 
+def tool() -> str | None:
+    """Where py-spy is: beside this interpreter, or on the path."""
+    return shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+
+
 def installed() -> bool:
-    return shutil.which("py-spy") is not None
+    return tool() is not None
 
 
 def api_worker(server: psutil.Process) -> int:
@@ -37,7 +43,7 @@ def recording(pid: int, *, seconds: int, folder: Path) -> tuple[Process, Path]:
     `--gil`: only threads that run Python; those that wait are not seen, nor is work outside the interpreter lock.
     """
     file = folder / "api.collapsed"
-    command = ["py-spy", "record", "--native", "--gil", "--pid", str(pid), "--duration", str(seconds)]
+    command = [tool() or "py-spy", "record", "--native", "--gil", "--pid", str(pid), "--duration", str(seconds)]
     return Process([*command, "--format", "raw", "--output", str(file)], log=folder / "py-spy.log"), file
 
 

@@ -15,7 +15,8 @@ class Recorder:
 
     Batching servers answer in bursts. Both ends are the first answer of a burst, so that a window
     holds whole batches: a window cut by the clock alone would count up to a batch too many or too few.
-    `lead_s` counts from `begun`, and every caller must have been answered once.
+    `lead_s` counts from `begun`, and every caller must have been answered once. `refused` counts requests that were
+    bad on purpose and told so, neither answers nor failures; `order` holds the numbers of all that were answered.
     """
 
     callers: int
@@ -26,8 +27,10 @@ class Recorder:
     closed: float | None = None
     answered: int = 0
     failures: int = 0
+    refused: int = 0
     errors: list[str] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
     @property
     def over(self) -> bool:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from PIL import Image
 
 from load.bench import pictures
+from load.bench.stats import percentile
 
 
 @dataclass(slots=True)
@@ -55,16 +57,18 @@ class Reference:
         return [self.jpegs[(first + place) % len(self.jpegs)] for place in range(size)]
 
     def window(self, *, batch: int, seconds: float, batches: int) -> dict[str, Any]:
-        """At least so many seconds and so many batches; wall and CPU seconds of this process."""
+        """At least so many seconds and so many batches: wall and CPU seconds of this process, and of one batch."""
         self.embed(self.batch(batch))  # the first batch of a size is slower: buffers are made for it
-        done, wall, cpu = 0, time.perf_counter(), time.process_time()
-        while done < batches or time.perf_counter() - wall < seconds:
+        ends, cpu = [time.perf_counter()], time.process_time()
+        while len(ends) <= batches or ends[-1] - ends[0] < seconds:
             self.embed(self.batch(batch))
-            done += 1
+            ends.append(time.perf_counter())
+        took_ms = [1000 * (end - begin) for begin, end in pairwise(ends)]
         return {
-            "items": done * batch,
-            "wall_s": time.perf_counter() - wall,
+            "items": len(took_ms) * batch,
+            "wall_s": ends[-1] - ends[0],
             "cpu_s": time.process_time() - cpu,
+            **{f"p{share}_ms": percentile(took_ms, share / 100) for share in (50, 95, 99)},
         }
 
 

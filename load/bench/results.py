@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
-from load.bench.plan import Party, Point, Verdict
+from load.bench.plan import PARTIES, Party, Point, Verdict
 from load.bench.stats import Spread, paired_ratios, spread
 
 DISTURBED_CORES = 0.1
+Quantity = Literal["cpu", "speed", "p50", "p99"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """One party measured for some seconds; `cpu_s` is by role of process, latencies are in milliseconds.
 
-    `failed` counts every request of the run, also those before and after the window. `foreign_cores` is what
-    the rest of the machine, neither the party nor its callers, used meanwhile.
+    `failed` counts every request of the run, also those before and after the window; `refused` those that were
+    bad on purpose and were told so. `foreign_cores` is what the rest of the machine, neither the party nor its
+    callers, used meanwhile.
     """
 
     party: Party
@@ -26,6 +30,7 @@ class Window:
     wall_s: float
     cpu_s: Mapping[str, float]
     failed: int = 0
+    refused: int = 0
     errors: tuple[str, ...] = ()
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -49,15 +54,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The paired ratios of a point, None where a party was not run; `disturbed` windows are among them."""
+    """The paired ratios of a point, by `quantity/party`; `disturbed` windows are among them."""
 
     point: Point
     verdict: Verdict
     disturbed: int = 0
-    cpu_to_reference: Spread | None = None
-    speed_to_reference: Spread | None = None
-    cpu_to_bentoml: Spread | None = None
-    speed_to_bentoml: Spread | None = None
+    ratios: Mapping[str, Spread] = field(default_factory=dict)
+
+    def of(self, quantity: Quantity, other: Party) -> Spread | None:
+        """Ours to that party's; None where it was not measured."""
+        return self.ratios.get(f"{quantity}/{other}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,33 +83,37 @@ def of(windows: Iterable[Window], party: Party, point: Point) -> list[Window]:
 
 
 def ratio(
-    windows: Sequence[Window], point: Point, other: Party, *, of_each: Callable[[Window], float]
+    windows: Sequence[Window], point: Point, other: Party, *, of_each: Callable[[Window], float | None]
 ) -> Spread | None:
     """Ours to another party, pair by pair; None when they share no pair."""
-    mine = {w.pair: w for w in of(windows, "ours", point) if w.pair is not None and w.items}
-    theirs = {w.pair: w for w in of(windows, other, point) if w.pair is not None and w.items}
-    both = sorted(mine.keys() & theirs.keys(), key=lambda pair: pair or 0)
-    if not both:
-        return None
-    return spread(paired_ratios([of_each(mine[pair]) for pair in both], [of_each(theirs[pair]) for pair in both]))
+    mine = _values(of(windows, "ours", point), of_each)
+    theirs = _values(of(windows, other, point), of_each)
+    both = sorted(mine.keys() & theirs.keys())
+    return spread(paired_ratios([mine[pair] for pair in both], [theirs[pair] for pair in both])) if both else None
 
 
 def compare(windows: Sequence[Window], point: Point, verdict: Verdict) -> Comparison:
-    """The four ratios of a paired point."""
+    """Every ratio of a paired point that its windows give."""
+    found = {
+        f"{quantity}/{other}": ratio(windows, point, other, of_each=of_each)
+        for other in PARTIES
+        if other != "ours"
+        for quantity, of_each in QUANTITIES.items()
+    }
     return Comparison(
         point=point,
         verdict=verdict,
         disturbed=sum(w.disturbed for w in windows if w.point == point),
-        cpu_to_reference=ratio(windows, point, "reference", of_each=_cpu),
-        speed_to_reference=ratio(windows, point, "reference", of_each=_speed),
-        cpu_to_bentoml=ratio(windows, point, "bentoml", of_each=_cpu),
-        speed_to_bentoml=ratio(windows, point, "bentoml", of_each=_speed),
+        ratios={name: spread_ for name, spread_ in found.items() if spread_ is not None},
     )
 
 
-def _cpu(window: Window) -> float:
-    return window.cpu_ms
+def _values(windows: Iterable[Window], of_each: Callable[[Window], float | None]) -> dict[int, float]:
+    """By pair, those that are there."""
+    found = ((w.pair, of_each(w)) for w in windows if w.items)
+    return {pair: value for pair, value in found if pair is not None and value is not None}
 
 
-def _speed(window: Window) -> float:
-    return window.per_s
+QUANTITIES: Mapping[Quantity, Callable[[Window], float | None]] = MappingProxyType(
+    {"cpu": lambda w: w.cpu_ms, "speed": lambda w: w.per_s, "p50": lambda w: w.p50_ms, "p99": lambda w: w.p99_ms}
+)

@@ -1,4 +1,4 @@
-"""The two servers under load, each started with folders and ports of its own."""
+"""The servers under load, each started with folders and ports of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from load.bench.machine import cores
 from load.bench.plan import Face, Party
 from load.bench.processes import PASSIVE, ROOT, Process, await_ready, free_ports
 from load.bench.subjects import Subject
@@ -29,16 +30,24 @@ class Server:
 
 def start_ours(subject: Subject, folder: Path, *, threads: int = 0) -> Server:
     """Our service with this model alone, ready; raises Trouble with the end of its log."""
-    home = _fresh(folder / "ours")
-    registry = home / "ModelRegistry.yaml"
-    registry.write_text(subject.registry(threads))
+    return start_registry(subject.registry(threads), folder)
+
+
+def start_registry(registry: str, folder: Path) -> Server:
+    """Our service with these models, ready; in the folder of an earlier start it finds what that one left.
+
+    Raises Trouble with the end of its log.
+    """
+    home = _folder(folder / "ours")
+    file = home / "ModelRegistry.yaml"
+    file.write_text(registry)
     http_port, grpc_port = free_ports(2)
     env = {
         "MODELMORA_HTTP_PORT": str(http_port),
         "MODELMORA_GRPC_PORT": str(grpc_port),
-        "MODELMORA_REGISTRY": str(registry),
-        "MODELMORA_DATA_DIR": str(_fresh(home / "data")),
-        "BENTOML_HOME": str(_fresh(home / "bentoml")),
+        "MODELMORA_REGISTRY": str(file),
+        "MODELMORA_DATA_DIR": str(_folder(home / "data")),
+        "BENTOML_HOME": str(_folder(home / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "True",
         **PASSIVE,
     }
@@ -51,18 +60,37 @@ def start_bentoml(subject: Subject, folder: Path, *, threads: int = 0, passive: 
 
     It has the wait policy ours has, which helps it; without `passive` OpenMP's own, as it comes.
     """
-    home = _fresh(folder / "bentoml-plain")
+    home = _folder(folder / "bentoml-plain")
     (http_port,) = free_ports(1)
     env = {
         "PLAIN_CLIP_FOLDER": str(subject.folder),
         "PLAIN_CLIP_THREADS": str(threads),
-        "BENTOML_HOME": str(_fresh(home / "bentoml")),
+        "BENTOML_HOME": str(_folder(home / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "True",
         **(PASSIVE if passive else {}),
     }
     service = ("load.bench.plain_service:PlainClip", "--working-dir", str(ROOT))
     command = [*BENTOML, *service, "--host", "127.0.0.1", "--port", str(http_port)]
     return _ready(Server("bentoml", Process(command, log=home / "bentoml.log", env=env), http_port, 0))
+
+
+def start_litserve(subject: Subject, folder: Path, *, tuned: bool, threads: int = 0) -> Server:
+    """LitServe with the same weights, ready; raises Trouble with the end of its log.
+
+    As it comes: one worker with the threads that torch takes, which spin while they wait. Tuned: a worker of one
+    thread for each core, which does not.
+    """
+    party: Party = "litserve-tuned" if tuned else "litserve"
+    (http_port,) = free_ports(1)
+    env = {
+        "LITSERVE_CLIP_FOLDER": str(subject.folder),
+        "LITSERVE_CLIP_PORT": str(http_port),
+        "LITSERVE_CLIP_WORKERS": str(threads or cores() if tuned else 1),
+        "LITSERVE_CLIP_THREADS": str(1 if tuned else threads),
+        **(PASSIVE if tuned else {}),
+    }
+    command = [sys.executable, "-m", "load.bench.litserve_service"]
+    return _ready(Server(party, Process(command, log=_folder(folder / party) / f"{party}.log", env=env), http_port, 0))
 
 
 def _ready(server: Server) -> Server:
@@ -75,6 +103,6 @@ def _ready(server: Server) -> Server:
     return Server(server.party, server.process, server.http_port, server.grpc_port, took)
 
 
-def _fresh(folder: Path) -> Path:
-    folder.mkdir(parents=True)
+def _folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     return folder

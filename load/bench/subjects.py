@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,17 +12,24 @@ import yaml
 from load.bench.processes import ROOT
 
 Name = Literal["vit-b-32", "shapes-clip", "noop"]
+Precision = Literal["fp32", "bf16", "auto"]
 NAMES: tuple[Name, ...] = get_args(Name)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model; `folder` is None where only our service can run it, and then texts are sent."""
+    """A model; `folder` is None where only our service can run it, and then texts are sent.
+
+    `precision` is what our service runs it in; the others always take fp32.
+    """
 
     name: Name
     provider: str
     source: str
     folder: Path | None
+    precision: Precision = "fp32"
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def registry(self, threads: int) -> str:
         """A ModelRegistry.yaml with this model alone; `threads` 0 leaves the runner what it takes by itself."""
@@ -33,8 +41,9 @@ class Subject:
             "source": self.source,
             "default": True,
             "device": "cpu",
-            "precision": "fp32",
+            "precision": self.precision,
             "engine": "torch",
+            "config": dict(self.config),
         }
         group: dict[str, Any] = {"workers": 1, **({"resources": {"cpu": threads}} if threads else {})}
         return yaml.safe_dump({"version": 1, "groups": {"default": group}, "models": [row]}, sort_keys=False)

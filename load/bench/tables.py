@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from load.bench.plan import PARTIES, Point
+from load.bench import promises
+from load.bench.plan import PARTIES
 from load.bench.results import DISTURBED_CORES, Comparison, Run, Window, of
 from load.bench.stats import Spread, percentile
-
-MAX_CPU_TO_REFERENCE = (Point("http", 32), 1.12)
-MIN_SPEED_TO_BENTOML = (Point("http", 8), 1.15)
 
 _WINDOW_HEAD = (
     "point",
@@ -23,16 +21,7 @@ _WINDOW_HEAD = (
     "failed",
     "by role",
 )
-_RATIO_HEAD = (
-    "point",
-    "pairs",
-    "CPU / reference",
-    "speed / reference",
-    "CPU / BentoML",
-    "speed / BentoML",
-    "disturbed",
-    "verdict",
-)
+_RATIO_HEAD = ("point", "ours to", "pairs", "CPU", "speed", "p50", "p99", "disturbed", "verdict")
 
 
 def markdown(run: Run) -> str:
@@ -49,9 +38,9 @@ def markdown(run: Run) -> str:
             "Paired ratios, ours to the other, median [smallest .. largest]; stable when the middle half of "
             "the ratios lies within 10 % of the median; disturbed: windows in which the rest of the machine used more "
             f"than {DISTURBED_CORES} cores:",
-            table(_RATIO_HEAD, map(_ratio_row, run.comparisons)),
+            table(_RATIO_HEAD, [row for comparison in run.comparisons for row in _ratio_rows(comparison)]),
         ]
-    return "\n\n".join([*parts, *promises(run)]) + "\n"
+    return "\n\n".join([*parts, *promised(run)]) + "\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -65,24 +54,10 @@ def ratio(spread: Spread | None) -> str:
     return "-" if spread is None else f"{spread.median:.2f} [{spread.low:.2f} .. {spread.high:.2f}]"
 
 
-def promises(run: Run) -> list[str]:
+def promised(run: Run) -> list[str]:
     """One line for each promised ratio that was measured."""
-    by_point = {comparison.point: comparison for comparison in run.comparisons}
-    lines = []
-    point, most = MAX_CPU_TO_REFERENCE
-    if (found := by_point.get(point)) and (cpu := found.cpu_to_reference):
-        held = "held" if cpu.median <= most else "NOT held"
-        lines.append(
-            f"CPU per item at {point}: {cpu.median:.3f}x the reference loop, at most {most}x: {held}, {found.verdict}."
-        )
-    point, least = MIN_SPEED_TO_BENTOML
-    if (found := by_point.get(point)) and (speed := found.speed_to_bentoml):
-        held = "held" if speed.median >= least else "NOT held"
-        lines.append(
-            f"Speed at {point}: {speed.median:.3f}x plain BentoML, at least {least}x: {held}, {found.verdict}."
-        )
     failed = sum(window.failed for window in run.windows if window.party == "ours")
-    return [*lines, f"Failed requests of ours over all windows: {failed}."]
+    return [*map(str, promises.judge(run)), f"Failed requests of ours over all windows: {failed}."]
 
 
 def _conditions(run: Run) -> str:
@@ -90,7 +65,8 @@ def _conditions(run: Run) -> str:
     own = "" if said.get("bentoml_passive", True) else " (not for BentoML)"
     text = (
         f"{facts.get('processor')}, {facts.get('cores')} cores, {facts.get('at')}, commit {facts.get('commit')}; "
-        f"fp32, OMP_WAIT_POLICY=PASSIVE{own}, windows of {said.get('window_s', 0):.0f} s"
+        f"ours in {said.get('precision', 'fp32')}, the others in fp32; OMP_WAIT_POLICY=PASSIVE{own}; "
+        f"windows of {said.get('window_s', 0):.0f} s"
     )
     if "reference_batch" in said:
         text += f"; the reference loop's best batch is {said['reference_batch']}"
@@ -107,7 +83,7 @@ def _window_rows(windows: Sequence[Window]) -> Iterable[list[str]]:
 
 def _window_row(point: str, windows: Sequence[Window]) -> list[str]:
     paired = windows[0].pair is not None
-    over_http = windows[0].party == "bentoml" and point.startswith("grpc")
+    over_http = windows[0].party not in ("ours", "reference") and point.startswith("grpc")
     name = windows[0].party + (" (HTTP)" if over_http else "") + ("" if paired else ", unpaired")
     return [
         point,
@@ -121,18 +97,21 @@ def _window_row(point: str, windows: Sequence[Window]) -> list[str]:
     ]
 
 
-def _ratio_row(comparison: Comparison) -> list[str]:
-    some = comparison.cpu_to_reference or comparison.cpu_to_bentoml
-    return [
-        str(comparison.point),
-        str(some.count if some else 0),
-        ratio(comparison.cpu_to_reference),
-        ratio(comparison.speed_to_reference),
-        ratio(comparison.cpu_to_bentoml),
-        ratio(comparison.speed_to_bentoml),
-        str(comparison.disturbed),
-        comparison.verdict,
-    ]
+def _ratio_rows(comparison: Comparison) -> Iterable[list[str]]:
+    """One row a party that ours is compared with."""
+    for other in PARTIES:
+        if speed := comparison.of("speed", other):
+            yield [
+                str(comparison.point),
+                other,
+                str(speed.count),
+                ratio(comparison.of("cpu", other)),
+                ratio(speed),
+                ratio(comparison.of("p50", other)),
+                ratio(comparison.of("p99", other)),
+                str(comparison.disturbed),
+                comparison.verdict,
+            ]
 
 
 def _roles(windows: Sequence[Window]) -> str:

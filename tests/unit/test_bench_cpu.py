@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import psutil
 import pytest
 
-from load.bench.cpu import ProcessEnded, Sample, role_of, spent
+from load.bench.cpu import ProcessEnded, Sample, family, role_of, spent
 from load.bench.processes import Trouble
 from load.bench.profile import count, markdown
 from load.bench.wrk import parse
+from tests.support import wait_until
 
 
 def test_a_worker_is_named_by_the_service_it_runs() -> None:
@@ -16,7 +21,24 @@ def test_a_worker_is_named_by_the_service_it_runs() -> None:
         == "runner-default"
     )
     assert role_of(["python", "-m", "bentoml", "serve", "service:ModelMora"]) == "supervisor"
+    assert role_of(["python", "-c", "from multiprocessing.spawn import x", "--multiprocessing-fork"]) == "worker"
+    assert role_of(["python", "-m", "load.bench.litserve_service"]) == "server"
     assert role_of([]) == role_of(["python", "--service-name"]) == "supervisor"
+
+
+def test_what_a_worker_starts_belongs_to_it() -> None:
+    assert role_of(["engine"], parent="runner-default") == "runner-default"
+    with psutil.Popen([sys.executable, "-c", _PARENT, "--service-name", "runner-a"], stdin=subprocess.PIPE) as parent:
+        wait_until(lambda: len(family(parent)) == 2, within_s=20.0, what="the child")
+        assert set(family(parent).values()) == {"runner-a"}
+        parent.communicate()
+
+
+_PARENT = """
+import subprocess, sys
+with subprocess.Popen([sys.executable, "-c", "input()"]) as child:
+    child.wait()
+"""
 
 
 def test_cpu_is_summed_by_role_and_a_process_born_inside_counts_whole() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from load.bench.plan import ALL_POINTS, PAIRED_POINTS, Budget, Point, decide, order
+from load.bench.plan import ALL_POINTS, PAIRED_POINTS, PARTIES, Budget, Party, Point, decide, order, parties
 
 BUDGET = Budget(window_s=25.0, lead_s=3.0)
 
@@ -31,6 +31,29 @@ def test_every_other_pass_goes_back_so_that_drift_favours_nobody() -> None:
     assert order(0) == ("ours", "reference", "bentoml")
     assert order(1) == ("bentoml", "reference", "ours")
     assert order(2) == order(0)
+
+
+def test_more_parties_go_there_and_back_too() -> None:
+    assert order(1, ("ours", "litserve")) == ("litserve", "ours")
+
+
+def test_litserve_stands_for_the_ways_in_which_it_is_to_run() -> None:
+    both: tuple[Party, ...] = ("litserve", "litserve-tuned")
+    assert parties("litserve, reference,ours", litserve=both) == ("ours", "reference", *both)
+    assert parties("ours,litserve", litserve=("litserve-tuned",)) == ("ours", "litserve-tuned")
+    assert parties(",".join(PARTIES), litserve=both) == PARTIES
+
+
+@pytest.mark.parametrize(("text", "said"), [("ours,triton", "'triton' is not a party"), ("reference", "name ours")])
+def test_other_parties_are_refused_and_ours_is_always_there(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parties(text, litserve=("litserve",))
+
+
+def test_more_parties_get_more_time_for_a_point() -> None:
+    five = replace(BUDGET, parties=5)
+    assert five.pass_s == pytest.approx(BUDGET.pass_s * 5 / 3)
+    assert decide(4, False, elapsed_s=4 * five.pass_s, budget=five) is None
 
 
 def test_fewer_pairs_than_asked_for_are_never_enough() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from collections.abc import Iterable
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from load.bench import answers
+from load.bench import answers, zipf
 from load.bench.connection import BrokenOff, Connection
-from load.bench.payloads import picture_uploads, text_requests
+from load.bench.payloads import drawn, is_bad, mixed, picture_json, picture_uploads, text_requests
 from load.bench.pictures import unique
 
 
@@ -58,6 +59,43 @@ def test_a_text_request_stays_under_a_hundred_bytes_and_never_repeats() -> None:
     bodies = {split(request(number))[1] for number in range(100)}
     assert len(bodies) == 100
     assert {len(body) for body in bodies} == {len(b'{"texts":["text 00000000"],"model":"noop"}')}
+
+
+def test_a_picture_in_json_is_the_same_picture_in_bytes_of_its_own(jpeg: bytes) -> None:
+    request = picture_json("/predict", [jpeg], field="image")
+    head, body = split(request(7))
+    assert f"Content-Length: {len(body)}" in head
+    assert base64.b64decode(json.loads(body)["image"], validate=True) == unique(jpeg, 7)
+
+
+def test_bad_requests_stand_among_good_ones_in_a_fixed_rhythm() -> None:
+    good, bad = text_requests("/", "noop"), text_requests("/", "noop", word="evil")
+    bodies = [split(mixed(good, bad, every=10)(number))[1] for number in range(20)]
+    assert [b"evil" in body for body in bodies] == [is_bad(number, 10) for number in range(20)]
+    assert sum(is_bad(number, 10) for number in range(1000)) == 100
+    assert not any(is_bad(number, 0) for number in range(100))
+
+
+def test_each_request_names_the_model_that_is_drawn_for_it() -> None:
+    names = ["zoo-0", "zoo-1", "zoo-2"]
+    request = drawn([text_requests("/", name) for name in names], names)
+    models = [json.loads(split(request(number))[1])["model"] for number in range(200)]
+    assert models == [names[zipf.draw(number, 3)] for number in range(200)]
+
+
+def test_the_first_model_is_asked_for_twice_as_often_as_the_second() -> None:
+    draws = [zipf.draw(number, 6) for number in range(60_000)]
+    counts = [draws.count(model) for model in range(6)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] / counts[1] == pytest.approx(2.0, rel=0.05)
+    assert counts[0] / counts[5] == pytest.approx(6.0, rel=0.1)
+
+
+def test_each_party_answers_in_its_own_way() -> None:
+    assert answers.reader("litserve-tuned")(b'{"embedding": [0.6, 0.8]}') == pytest.approx([0.6, 0.8])
+    assert answers.reader("bentoml")(b"[[0.6, 0.8]]") == pytest.approx([0.6, 0.8])
+    with pytest.raises(ValueError, match="no embedding"):
+        answers.reader("litserve")(b'{"detail": "Internal server error"}')
 
 
 def test_our_answer_is_read_in_base64_and_as_numbers() -> None:
