@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed
+from runners import precision
 from runners.open_clip_config import describe, read_config
+from runners.precision import Concrete
 
 if TYPE_CHECKING:
     from runners.open_clip_network import OpenClip
+    from runners.provider import Tell
 
 
 class OpenClipProvider:
@@ -29,8 +32,11 @@ class OpenClipProvider:
     def prepare(self) -> None:
         import runners.open_clip_network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
 
-    def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> OpenClip:
-        precision = _available(spec)
+    def load(
+        self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+    ) -> OpenClip:
+        """`precision: auto` is fp32 here: what it was found to be is put into `spec` before."""
+        _refuse_engine(spec)
         folder = _given(spec, folder)
         config = read_config(spec, folder)
         description = describe(spec, config)
@@ -39,8 +45,22 @@ class OpenClipProvider:
 
         from runners.open_clip_network import load_network  # noqa: PLC0415
 
+        format_ = precision.permitted(spec, device)
         torch.set_num_threads(threads)
-        return load_network(spec, config, folder, description=description, device=device, precision=precision)
+        return load_network(
+            spec, config, folder, description=description, device=device, precision=format_, threads=threads, tell=tell
+        )
+
+    def precisions(self, device: str) -> tuple[Concrete, ...]:
+        """See `precision.Choosable`."""
+        return precision.native(device)
+
+    def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
+        """See `precision.Choosable`."""
+        from runners.open_clip_weights import find_weights  # noqa: PLC0415 - torch
+
+        given = _given(spec, folder)
+        return (find_weights(spec, given), *sorted(given.glob("open_clip_config.json")))
 
 
 def _given(spec: ModelSpec, folder: Path | None) -> Path:
@@ -49,15 +69,9 @@ def _given(spec: ModelSpec, folder: Path | None) -> Path:
     return folder
 
 
-def _available(spec: ModelSpec) -> Literal["fp32", "bf16", "fp16"]:
+def _refuse_engine(spec: ModelSpec) -> None:
     if spec.engine != "torch":
         raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} is not available yet; use torch", field="engine")
-    match spec.precision:
-        case "fp32" | "bf16" | "fp16":
-            return spec.precision
-        case "int8" | "auto":
-            said = f"precision {spec.precision!r} is not available yet; use fp32, bf16 or fp16"
-            raise ModelLoadFailed(f"{spec.key}: {said}", field="precision")
 
 
 PROVIDER = OpenClipProvider()

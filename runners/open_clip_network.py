@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,14 +17,20 @@ from torch.nn.functional import normalize
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description
-from modelmora.errors import ModelLoadFailed, OutOfMemory, ValidationFailed
+from modelmora.errors import ModelLoadFailed, ValidationFailed
+from runners import exhaustion
+from runners.attention import straighten
+from runners.layers import telling
 from runners.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
 from runners.open_clip_weights import Uninitialised, find_weights, put_weights, read_weights
+from runners.precision import Concrete
+from runners.transfer import Transfer, settle, transfer_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Precision = Literal["fp32", "bf16", "fp16"]
+    from runners.provider import Tell
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,16 +43,20 @@ class OpenClip:
         description: Description,
         *,
         device: str,
-        precision: Precision,
+        precision: Concrete,
+        threads: int = 0,
         tokenizer: OwnTokenizer | None = None,
+        transfer: Transfer | None = None,
     ) -> None:
-        """`tokenizer` is None where the API worker tokenises."""
+        """`threads` are for batches that ask for none (0: as they are); `tokenizer` is None where the API tokenises."""
         self._model: Any = model
+        self._threads = threads
         self._tokenizer = tokenizer
+        self._transfer = transfer or transfer_to(device)
         self._scale, self._shift = _normalisation(description, device)
         self.description = description
         self.device = device
-        self.precision = precision
+        self.precision: str = precision
         self.weight_bytes = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
     def sample(self, task: Task) -> NDArray[np.generic]:
@@ -64,17 +74,26 @@ class OpenClip:
             raise ValidationFailed(f"{self.description.model} takes token ids, which the API makes", field="text")
         return self._tokenizer.encode(text, self.description.text.context_length, truncate=truncate)
 
-    def run(self, task: Task, batch: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            stacked = torch.from_numpy(np.stack(batch)).to(self.device)
-            features = self._encode(task, stacked).float()
-            vectors: NDArray[np.float32] = normalize(features, dim=-1).cpu().numpy()
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"{self.description.model} gave a vector that is not finite")
-        return vectors
+    def run(
+        self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
+    ) -> NDArray[np.float32]:
+        if self.device == "cpu":
+            use_threads(threads or self._threads)
+        much = f"a batch of {len(batch)} for {self.description.model} does not fit into the memory of {self.device}"
+        with exhaustion.told_as_one(much), torch.inference_mode(), telling(self._tower(task), tell):
+            return self._transfer.run(batch, lambda stacked: self._vectors(task, stacked))
 
     def close(self) -> None:
         self._model = None
+
+    def _tower(self, task: Task) -> nn.Module:
+        """The part of the network that a task runs through; where a text tower is not apart, its layers."""
+        model = self._model
+        tower: nn.Module = model.visual if task == "embed_image" else getattr(model, "text", None) or model.transformer
+        return tower
+
+    def _vectors(self, task: Task, stacked: torch.Tensor) -> torch.Tensor:
+        return normalize(self._encode(task, stacked).float(), dim=-1)
 
     def _encode(self, task: Task, stacked: torch.Tensor) -> torch.Tensor:
         match task:
@@ -123,23 +142,40 @@ class OwnTokenizer:
         return len(self._tokenizer.tokenizer(self._tokenizer.clean_fn(text))["input_ids"])
 
 
+def use_threads(count: int) -> None:
+    """How many cores the calling thread's operations use from now on (0: as it is).
+
+    torch keeps the number for each thread (OpenMP's and MKL's are local), but a thread that computes or asks for the
+    first time takes over the one that was set last by any thread. So it is asked first, and set only when it differs.
+    """
+    if count and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 def load_network(
-    spec: ModelSpec, config: Config, folder: Path, *, description: Description, device: str, precision: Precision
+    spec: ModelSpec,
+    config: Config,
+    folder: Path,
+    *,
+    description: Description,
+    device: str,
+    precision: Concrete,
+    threads: int = 0,
+    tell: Tell | None = None,
 ) -> OpenClip:
     """Raises ModelLoadFailed, ArtifactCorrupt, OutOfMemory."""
     file = find_weights(spec, folder)
     own = description.text is not None and description.text.tokenizer == "runner"
     tokenizer = OwnTokenizer(spec, config, folder) if own else None
-    try:
+    with exhaustion.told_as_one(f"{spec.key} does not fit on {device} beside what is there already"):
         model = _build(spec, config, device=device, precision=precision)
-        put_weights(spec, model, read_weights(spec, file))
-        model.eval().requires_grad_(False)
-        return OpenClip(model, description, device=device, precision=precision, tokenizer=tokenizer)
-    except (torch.OutOfMemoryError, MemoryError) as cause:
-        raise OutOfMemory(f"{spec.key} does not fit on {device} beside what is there already") from cause
+        put_weights(spec, model, read_weights(spec, file), tell=tell)
+        straighten(model.eval().requires_grad_(False))
+        settle(device)
+        return OpenClip(model, description, device=device, precision=precision, threads=threads, tokenizer=tokenizer)
 
 
-def _build(spec: ModelSpec, config: Config, *, device: str, precision: Precision) -> nn.Module:
+def _build(spec: ModelSpec, config: Config, *, device: str, precision: Concrete) -> nn.Module:
     """The network on its device, its weights not set yet."""
     options = config.for_building()
     custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
@@ -149,9 +185,9 @@ def _build(spec: ModelSpec, config: Config, *, device: str, precision: Precision
         with Uninitialised():
             model: nn.Module = architecture(**options, cast_dtype=cast)
         _set_model_device_and_precision(model, torch.device(device), precision, "timm_model_name" in config.vision)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as cause:  # a configuration can ask for anything: strange arguments, absent packages or devices
+        if exhaustion.is_out_of_memory(cause):
+            raise
         raise ModelLoadFailed(f"{spec.key}: the network cannot be built: {cause}") from cause
     return model
 

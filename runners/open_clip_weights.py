@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,18 +12,32 @@ from typing import Any
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed
+from runners.mapped import SafetensorsDamaged, map_safetensors
+from runners.provider import Tell
 
 SAFETENSORS = "open_clip_model.safetensors"
 PICKLE = "open_clip_pytorch_model.bin"
 
 State = dict[str, Tensor]
+
+FORGET_BYTES = 32 * 2**20
+"""So much is copied at most before what was read of the file is let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors by name, on the CPU; those of a mapped file are on disk until they are copied.
+
+    `forget` lets go of what was read of the file so far: it is read again when it is needed again.
+    """
+
+    state: State
+    forget: Callable[[], None] = lambda: None
 
 
 def find_weights(spec: ModelSpec, folder: Path) -> Path:
@@ -32,28 +48,26 @@ def find_weights(spec: ModelSpec, folder: Path) -> Path:
     raise ModelLoadFailed(f"{spec.key}: {folder.name} has neither {SAFETENSORS} nor {PICKLE}; put one there")
 
 
-def read_weights(spec: ModelSpec, file: Path) -> State:
-    """The tensors on the CPU; those of safetensors stay on disk until they are copied.
-
-    Raises ArtifactCorrupt, or ModelLoadFailed where a pickle needs more than tensors.
-    """
-    content: Any = _read_safetensors(spec, file) if file.suffix == ".safetensors" else _read_pickle(spec, file)
+def read_weights(spec: ModelSpec, file: Path) -> Weights:
+    """Raises ArtifactCorrupt, or ModelLoadFailed where a pickle needs more than tensors."""
+    weights = _read_safetensors(spec, file) if file.suffix == ".safetensors" else Weights(_read_pickle(spec, file))
+    content: Any = weights.state
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(hasattr(value, "shape") for value in state.values()):
         raise ArtifactCorrupt(f"{spec.key}: {file.name} holds no weights by name")
-    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+    return replace(weights, state={str(key).removeprefix("module."): tensor for key, tensor in state.items()})
 
 
-def _read_safetensors(spec: ModelSpec, file: Path) -> State:
+def _read_safetensors(spec: ModelSpec, file: Path) -> Weights:
     try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as cause:
+        return Weights(*map_safetensors(file))
+    except (SafetensorsDamaged, OSError) as cause:
         raise ArtifactCorrupt(f"{spec.key}: {file.name} is damaged: {cause}; fetch it again") from cause
 
 
 def _read_pickle(spec: ModelSpec, file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError as cause:
         if "global" in str(cause).lower():  # torch names the function that it will not call
             said = f"{file.name} would run code to be read, which is refused; store it as {SAFETENSORS}"
@@ -63,20 +77,36 @@ def _read_pickle(spec: ModelSpec, file: Path) -> Any:
         raise ArtifactCorrupt(f"{spec.key}: {file.name} is damaged; fetch it again") from cause
 
 
-def put_weights(spec: ModelSpec, model: nn.Module, state: State) -> None:
-    """Copies the weights into the model, each to the model's own precision and device.
+def put_weights(spec: ModelSpec, model: nn.Module, weights: Weights, *, tell: Tell | None = None) -> None:
+    """Copies the weights into the model, each to the model's own precision and device, telling the bytes copied.
 
     Older layouts are brought to today's as open_clip does it. Raises ModelLoadFailed listing what does not fit.
     """
     try:
-        state = _modernised(model, state)
+        state = _modernised(model, weights.state)
     except Exception as cause:  # reshaping code meets tensors of any shape
         raise ModelLoadFailed(f"{spec.key}: the weights do not fit the architecture: {cause}") from cause
-    faults = _misfits(model.state_dict(), state)
+    wanted = model.state_dict()
+    faults = _misfits(wanted, state)
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ModelLoadFailed(f"{spec.key}: the weights do not fit the architecture: {'; '.join(faults[:5])}{more}")
-    model.load_state_dict(state)
+    _copy(wanted, replace(weights, state=state), tell or (lambda done, total: None))
+
+
+def _copy(wanted: Mapping[str, Tensor], weights: Weights, tell: Tell) -> None:
+    """Tensor by tensor; a model of 600 MB needs 600 MB and its largest tensor, not twice 600 MB."""
+    total = sum(weights.state[name].nbytes for name in wanted)
+    done = forgotten = 0
+    tell(done, total)
+    with torch.no_grad():
+        for name, place in wanted.items():
+            place.copy_(weights.state[name])
+            done += weights.state[name].nbytes
+            if done - forgotten >= FORGET_BYTES:
+                weights.forget()
+                forgotten = done
+            tell(done, total)
 
 
 def _modernised(model: nn.Module, state: State) -> State:

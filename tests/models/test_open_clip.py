@@ -357,7 +357,6 @@ def test_an_architecture_that_cannot_be_built_is_refused(written: Callable[..., 
     ("changes", "said"),
     [
         ({"precision": "int8"}, "'int8' is not available"),
-        ({"precision": "auto"}, "'auto'"),
         ({"engine": "openvino"}, "'openvino'"),
     ],
 )
@@ -413,7 +412,7 @@ def test_the_order_of_a_batch_is_kept(written: Callable[..., Path], files: list[
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_a_vector_that_is_not_finite_raises_so_that_its_item_can_be_isolated(written: Callable[..., Path]) -> None:
+def test_a_vector_that_is_not_finite_comes_back_as_such_beside_healthy_ones(written: Callable[..., Path]) -> None:
     folder = written()
     weights = load_file(folder / WEIGHTS)
     poisoned = prepare_text("poison", text_how(loaded(folder).description), truncate=False)
@@ -422,8 +421,8 @@ def test_a_vector_that_is_not_finite_raises_so_that_its_item_can_be_isolated(wri
     model = loaded(folder)
     healthy = [prepare_text(text, text_how(model.description), truncate=True) for text in TEXTS]
     assert np.isfinite(model.run("embed_text", healthy)).all()
-    with pytest.raises(ValueError, match="not finite"):
-        model.run("embed_text", [*healthy, poisoned])
+    rows = model.run("embed_text", [*healthy, poisoned])
+    assert np.isfinite(rows).all(axis=1).tolist() == [True] * len(healthy) + [False]
 
 
 def text_how(description: Description) -> Any:

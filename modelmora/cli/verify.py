@@ -1,0 +1,74 @@
+"""`modelmora verify`: how near a model's precisions are to fp32, and how fast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+import click
+
+from modelmora.cli.failures import Failure
+from modelmora.cli.screen import print_json, print_table, progress
+from modelmora.cli.server import Server, json_option, talks_to_server
+
+_HEADS = ("PRECISION", "IMAGES", "TEXTS", "NEIGHBOURS KEPT", "LARGEST DIFFERENCE", "MS A BATCH", "VERDICT")
+
+
+@click.command()
+@click.argument("model")
+@json_option
+@talks_to_server
+def verify(server: Server, model: str, as_json: bool) -> None:
+    """Compare MODEL (or MODEL@VERSION) in each precision with fp32.
+
+    Exit code 1 when the model as it is loaded is below the gate.
+    """
+    last = asyncio.run(_verify(server, model, as_json))
+    if last.get("stage") != "report":
+        raise Failure(f"the server stopped sending before {model} was verified", advice="run the command again")
+    if not as_json:
+        _show(last)
+    if not last["passes"]:
+        raise click.exceptions.Exit(1)
+
+
+async def _verify(server: Server, model: str, as_json: bool) -> Mapping[str, Any]:
+    last: Mapping[str, Any] = {}
+    options = {} if server.timeout is None else {"timeout": server.timeout}
+    with progress(f"verify {model}", total=None, quiet=as_json) as bar:
+        async with server.client() as client, aclosing(client.verify(model, **options)) as steps:
+            async for last in steps:
+                bar.to(last.get("done", 0), last.get("total") or None)
+                if as_json:
+                    print_json(last)
+    return last
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    name = f"{report['model']}@{report['version']}"
+    click.echo(f"{name} on {report['device']}, loaded in {report['precision']} (declared: {report['declared']})")
+    print_table(_HEADS, [_row(candidate) for candidate in report["candidates"]])
+    click.echo(f"gate: cosine >= {report['gate']}; with `precision: auto` the next load takes {report['auto']}")
+
+
+def _row(candidate: Mapping[str, Any]) -> tuple[str, ...]:
+    """The lowest cosine of each tower, the worse of the other measures over both, the sum of both towers' times."""
+    towers: Mapping[str, Mapping[str, float]] = candidate["likeness"]
+    near = list(towers.values())
+    if candidate.get("failed"):
+        return (candidate["precision"], "", "", "", "", "", f"failed: {candidate['failed']}")
+    return (
+        candidate["precision"],
+        _cosine(towers.get("embed_image")),
+        _cosine(towers.get("embed_text")),
+        f"{100 * min(one['overlap'] for one in near):.1f} %",
+        f"{max(one['difference'] for one in near):.2g}",
+        f"{sum(candidate['ms'].values()):.1f}",
+        candidate["verdict"],
+    )
+
+
+def _cosine(tower: Mapping[str, float] | None) -> str:
+    return f"{tower['lowest']:.6f}" if tower else "-"

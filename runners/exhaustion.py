@@ -1,0 +1,33 @@
+"""Where memory ends: each library's way of saying so becomes one error."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+
+from modelmora.errors import OutOfMemory
+
+_SAID = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+
+
+def is_out_of_memory(cause: BaseException) -> bool:
+    """Python's and numpy's MemoryError, torch's OutOfMemoryError, and the RuntimeError of its allocators."""
+    if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(cause, RuntimeError) and any(words in str(cause).lower() for words in _SAID)
+
+
+@contextlib.contextmanager
+def told_as_one(detail: str) -> Iterator[None]:
+    """Raises OutOfMemory with `detail` where the block ran out of memory; other errors pass.
+
+    What the failed frames held is let go at once: whoever tries again with less needs that room.
+    """
+    try:
+        yield
+    except Exception as cause:
+        if not is_out_of_memory(cause):
+            raise
+        traceback.clear_frames(cause.__traceback__)
+        raise OutOfMemory(detail) from cause

@@ -1,0 +1,47 @@
+"""The API's side of an examination: one runner's steps, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import grpc
+
+from modelmora.domain.models import ModelSpec
+from modelmora.errors import DeadlineExceeded, DependencyUnavailable
+from modelmora.ports import Examination
+from modelmora.proto import runner_pb2 as pb
+from runners import wire
+from runners.link import Link
+
+
+async def findings(
+    link: Link, model: ModelSpec, what: Examination, *, deadline: float
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    """Ends the examination when whoever reads leaves; raises what the runner says, and what becomes of the runner."""
+    remaining = max(0.0, deadline - time.monotonic())
+    request = pb.ExamineRequest(model=model.key, what=what, timeout_ms=remaining * 1e3)
+    call = link.stub.Examine(request, timeout=remaining)
+    try:
+        async for finding in call:
+            if finding.HasField("error"):
+                raise wire.error_of(finding.error)
+            yield json.loads(finding.json)
+    except grpc.aio.AioRpcError as cause:
+        if cause.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded(f"the deadline passed before {what} of {model.key} was done") from cause
+        raise _gone(link) from cause
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise _gone(link) from None  # a link that is given up cancels its calls, in tasks that nobody cancelled
+    finally:
+        call.cancel()
+
+
+def _gone(link: Link) -> DependencyUnavailable:
+    return DependencyUnavailable(f"the runner {link.socket.stem} went away meanwhile; ask again", retry_after_s=5.0)

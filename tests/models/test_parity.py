@@ -1,0 +1,517 @@
+"""`verify` and `precision: auto` with real networks: what passes, what is refused, what is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from load.random_weights import write_random
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.models import GroupSpec, ModelSpec, Task
+from modelmora.domain.outcome import Ok, Outcome
+from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
+from runners import precision
+from runners.devices import Share
+from runners.examine import examine
+from runners.host import HostSettings, RunnerHost
+from runners.jobs import Computed, Job
+from runners.likeness import FOLDER, samples
+from runners.open_clip import OpenClipProvider
+from runners.open_clip_network import OpenClip
+from runners.parity import verify
+from runners.precision import Concrete
+from runners.provider import Tell
+from runners.resolver import Resolver
+from runners.trial import Pace
+from tests.fakes import until
+from tests.models.conftest import small, spec
+from tests.support import required_in_ci
+
+BUNDLED = Path(__file__).parents[2] / "registry" / "bundled" / "shapes-clip"
+WIDE = small(vision={"width": 256, "layers": 4, "image_size": 64}, text={"width": 128, "layers": 3})
+AUTO = spec(precision="auto", warmup=False)
+
+
+class Provider(OpenClipProvider):
+    """The real one, of which a test may say what the hardware has, how slow fp32 is, and what bf16 does to weights."""
+
+    def __init__(self) -> None:
+        self.formats: tuple[Concrete, ...] = ("fp32", "bf16")
+        self.drag_s = 0.0
+        self.spoil: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.refuse: Exception | None = None
+        self.breaks: Exception | None = None
+        self.loads: list[str] = []
+
+    def precisions(self, device: str) -> tuple[Concrete, ...]:
+        return self.formats
+
+    def load(
+        self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+    ) -> OpenClip:
+        self.loads.append(spec.precision)
+        if self.refuse is not None and spec.precision == "bf16":
+            raise self.refuse
+        model = super().load(spec, folder, device=device, threads=threads, tell=tell)
+        if self.spoil is not None and model.precision == "bf16":
+            _spoil(model, self.spoil)
+        if self.breaks is not None and model.precision == "bf16":
+            model._transfer = Breaking(self.breaks)
+        if model.precision == "fp32":
+            model._transfer = Dragging(model._transfer, self.drag_s)
+        return model
+
+
+class Dragging:
+    """A transfer that takes its time: so that what is faster does not depend on this machine."""
+
+    def __init__(self, transfer: Any, seconds: float) -> None:
+        self._transfer = transfer
+        self._seconds = seconds
+
+    def run(self, batch: Any, compute: Any) -> NDArray[np.float32]:
+        until = time.thread_time() + self._seconds
+        while time.thread_time() < until:
+            pass
+        rows: NDArray[np.float32] = self._transfer.run(batch, compute)
+        return rows
+
+
+@dataclass
+class Breaking:
+    """A transfer to a device that does not know an operation."""
+
+    cause: Exception
+
+    def run(self, batch: Any, compute: Any) -> NDArray[np.float32]:
+        raise self.cause
+
+
+def _spoil(model: OpenClip, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter in model._model.parameters():
+            parameter.copy_(how(parameter))
+
+
+def three_bits(weights: torch.Tensor) -> torch.Tensor:
+    """Eight values in place of all: what a gate must catch."""
+    step = weights.abs().max() / 4
+    return (weights / step).round().clamp(-4, 3) * step if step else weights
+
+
+class Bench:
+    """Workers over one model folder and one data folder, as processes that follow each other."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder = folder
+        self.data = data
+        self.provider = Provider()
+        self.hosts: list[RunnerHost] = []
+
+    def host(self, *models: ModelSpec, budget_bytes: int = 0) -> RunnerHost:
+        settings = HostSettings(
+            group="default",
+            index=1,
+            directory=self.data,
+            share=Share(threads=2, budget_bytes=budget_bytes),
+            drain_timeout_s=5.0,
+            parity=self.data / "parity",
+        )
+        catalogue = Catalogue(models or (AUTO,), (GroupSpec(),))
+        host = RunnerHost(settings, catalogue, lambda _: self.provider, lambda _: self.folder)
+        self.hosts.append(host)
+        return host
+
+    def decided(self) -> list[Path]:
+        return [path for path in (self.data / "parity").glob("*.json") if not path.name.startswith("digest")]
+
+
+@pytest.fixture
+async def bench(written: Callable[..., Path], tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(written(WIDE), tmp_path / "data")
+    yield bench
+    for host in bench.hosts:
+        await host.stop()
+
+
+async def steps_of(host: RunnerHost, model: ModelSpec = AUTO, **options: Any) -> list[dict[str, Any]]:
+    return [step async for step in verify(host, model, deadline=time.monotonic() + 60, **options)]
+
+
+async def report_of(host: RunnerHost, model: ModelSpec = AUTO, **options: Any) -> dict[str, Any]:
+    return (await steps_of(host, model, **options))[-1]
+
+
+def candidate(report: dict[str, Any], format_: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in report["candidates"] if one["precision"] == format_)
+    return found
+
+
+def holdings(host: RunnerHost) -> dict[str, str]:
+    return {one.model: one.state for one in host.pool.holdings() if one.state != "unloaded"}
+
+
+def needs_bf16() -> None:
+    if "bf16" not in precision.native("cpu"):
+        required_in_ci("this CPU has no circuits for bf16")
+
+
+# --- the samples -------------------------------------------------------------------------------------------------
+
+
+def test_there_are_64_pictures_and_64_texts_in_less_than_3_mb() -> None:
+    given = samples()
+    assert (len(given.pictures), len(given.texts)) == (64, 64)
+    assert len(set(given.pictures)) == len(set(given.texts)) == 64
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 3_000_000
+
+
+def test_the_pictures_are_of_many_kinds_in_either_half() -> None:
+    opened = [Image.open(io.BytesIO(data)) for data in samples().pictures]
+    for half in (opened[::2], opened[1::2]):
+        assert {"RGB", "L", "RGBA"} <= {picture.mode for picture in half}
+        assert len({picture.size for picture in half}) >= 12
+        assert any(picture.width > picture.height for picture in half)
+        assert any(picture.width < picture.height for picture in half)
+    assert any(picture.getexif().get(0x0112, 1) != 1 for picture in opened)
+
+
+def test_every_picture_has_its_source_and_licence() -> None:
+    told = (FOLDER / "SOURCES.md").read_text(encoding="utf-8")
+    kinds = {path.stem.split("-")[1] for path in (FOLDER / "pictures").iterdir()}
+    assert [kind for kind in kinds if f"`{kind}`" not in told] == []
+
+
+def test_samples_that_were_left_out_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadFailed, match=r"needs pictures/ and texts.txt"):
+        samples(tmp_path)
+
+
+# --- what passes and what does not -------------------------------------------------------------------------------
+
+
+async def test_the_bundled_model_passes_the_gate_in_bf16(bench: Bench) -> None:
+    needs_bf16()
+    bench.folder = BUNDLED
+    report = await report_of(bench.host())
+    assert candidate(report, "fp32")["verdict"] == "reference"
+    bf16 = candidate(report, "bf16")
+    assert bf16["verdict"] in ("passes", "no faster")
+    for task in ("embed_image", "embed_text"):
+        assert 0.999 <= bf16["likeness"][task]["lowest"] <= bf16["likeness"][task]["mean"] < 1
+        assert 0 < bf16["likeness"][task]["difference"] < 0.05
+        assert bf16["likeness"][task]["overlap"] > 0.8
+        assert bf16["ms"][task] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # 605 MB are drawn and written first
+async def test_vit_b_32_is_faster_in_bf16_and_passes_the_gate(bench: Bench, tmp_path: Path) -> None:
+    needs_bf16()
+    bench.folder = write_random("ViT-B-32", tmp_path / "vit-b-32")
+    report = await report_of(bench.host())
+    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("passes", "bf16")
+
+
+async def test_a_faster_candidate_that_passes_is_what_auto_takes_from_the_next_load_on(bench: Bench) -> None:
+    bench.provider.drag_s = 0.03
+    host = bench.host()
+    report = await report_of(host)
+    assert {key: report[key] for key in ("model", "version", "device", "precision", "declared", "passes", "auto")} == {
+        "model": "tested",
+        "version": "1.0.0",
+        "device": "cpu",
+        "precision": "fp32",
+        "declared": "auto",
+        "passes": True,
+        "auto": "bf16",
+    }
+    assert (candidate(report, "bf16")["verdict"], candidate(report, "bf16")["failed"]) == ("passes", None)
+    serving = host.pool.peek(AUTO)
+    assert serving is not None
+    assert serving.precision == "fp32"  # never switched while it serves
+    await host.pool.unload(AUTO)
+    async with host.pool.lease(AUTO) as loaded:
+        assert loaded.precision == "bf16"
+
+
+async def test_a_network_whose_weights_were_rounded_to_three_bits_is_refused(bench: Bench) -> None:
+    bench.provider.drag_s, bench.provider.spoil = 0.03, three_bits
+    report = await report_of(bench.host())
+    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("below the gate", "fp32")
+    assert candidate(report, "bf16")["likeness"]["embed_image"]["lowest"] < 0.999
+
+
+async def test_the_model_as_it_is_loaded_is_what_is_judged(bench: Bench) -> None:
+    bench.provider.spoil = three_bits
+    declared = replace(AUTO, precision="bf16")
+    report = await report_of(bench.host(declared), declared)
+    assert (report["precision"], report["passes"], report["auto"]) == ("bf16", False, "fp32")
+    assert bench.provider.loads == ["bf16", "fp32"]  # the reference is the copy
+
+
+async def test_a_candidate_that_cannot_be_loaded_is_told_and_does_not_end_the_rest(bench: Bench) -> None:
+    bench.provider.refuse = ModelLoadFailed("cpu cannot compute in bf16")
+    report = await report_of(bench.host())
+    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("failed", "fp32")
+    assert candidate(report, "bf16")["failed"] == "cpu cannot compute in bf16"
+
+
+async def test_a_candidate_that_the_device_cannot_run_is_told_with_the_reason(bench: Bench) -> None:
+    def refusing(weights: torch.Tensor) -> torch.Tensor:
+        return weights.new_full(weights.shape, float("nan"))
+
+    bench.provider.spoil = refusing
+    report = await report_of(bench.host())
+    assert candidate(report, "bf16")["likeness"]["embed_text"]["lowest"] == -1.0
+    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("below the gate", "fp32")
+
+    bench.provider.breaks = RuntimeError("not implemented for 'BFloat16'")
+    report = await report_of(bench.host())
+    assert candidate(report, "bf16")["failed"] == "cpu does not run it in bf16: not implemented for 'BFloat16'"
+
+
+async def test_a_trouble_that_passes_decides_nothing(bench: Bench) -> None:
+    bench.provider.refuse = ModelLoadFailed("the machine ran out of memory while loading it", retry_after_s=5.0)
+    with pytest.raises(ModelLoadFailed):
+        await report_of(bench.host())
+    assert bench.decided() == []
+
+
+async def test_hardware_with_fp32_alone_makes_no_copy(bench: Bench) -> None:
+    bench.provider.formats = ("fp32",)
+    report = await report_of(bench.host())
+    assert ([one["precision"] for one in report["candidates"]], report["auto"]) == (["fp32"], "fp32")
+    assert bench.provider.loads == ["auto"]
+
+
+async def test_progress_is_told_in_batches_up_to_all_of_them(bench: Bench) -> None:
+    steps = (await steps_of(bench.host()))[:-1]
+    assert [step["precision"] for step in steps if step["stage"] == "loading"] == ["fp32", "bf16"]
+    assert [step["done"] for step in steps] == sorted(step["done"] for step in steps)
+    assert len({step["total"] for step in steps}) == 1
+    assert steps[-1]["done"] == steps[-1]["total"]
+
+
+async def test_a_family_with_one_precision_says_that_there_is_nothing_to_verify(bench: Bench) -> None:
+    from runners.noop import NoopProvider
+
+    host = bench.host()
+    host._providers = lambda _: cast(Any, NoopProvider())
+    with pytest.raises(CapabilityMissing, match="one precision only"):
+        await steps_of(host)
+
+
+# --- what is remembered ------------------------------------------------------------------------------------------
+
+
+async def test_a_decision_survives_a_restart_and_not_other_weights(bench: Bench) -> None:
+    bench.provider.drag_s = 0.03
+    await report_of(bench.host())
+    assert len(bench.decided()) == 1
+
+    async with bench.host().pool.lease(AUTO) as loaded:
+        assert loaded.precision == "bf16"
+
+    write_random(WIDE, bench.folder, seed=5)
+    async with bench.host().pool.lease(AUTO) as loaded:
+        assert loaded.precision == "fp32"
+
+
+async def test_a_declared_precision_is_loaded_whatever_was_decided(bench: Bench) -> None:
+    bench.provider.drag_s = 0.03
+    await report_of(bench.host())
+    declared = replace(AUTO, precision="fp32")
+    async with bench.host(declared).pool.lease(declared) as loaded:
+        assert loaded.precision == "fp32"
+
+
+# --- room and running work ---------------------------------------------------------------------------------------
+
+
+async def test_without_room_for_a_copy_it_says_out_of_memory(bench: Bench) -> None:
+    host = bench.host(budget_bytes=2**40)
+    async with host.pool.lease(AUTO):
+        held = host.pool.held_bytes("cpu")
+    tight = bench.host(budget_bytes=int(held * 1.3))
+    with pytest.raises(OutOfMemory, match=r"to compare tested@1.0.0 with itself in bf16"):
+        await steps_of(tight)
+    assert holdings(tight) == {AUTO.key: "loaded"}
+
+
+async def test_copies_are_gone_when_it_is_done(bench: Bench) -> None:
+    host = bench.host()
+    await steps_of(host)
+    assert holdings(host) == {AUTO.key: "loaded"}
+    assert set(host.view().holdings) == {AUTO.key}
+    assert host.pool.holdings()[0].in_flight == 0
+
+
+async def test_a_caller_who_leaves_takes_the_copy_along(bench: Bench) -> None:
+    host = bench.host()
+    async with aclosing(examine(host, AUTO, "verify", deadline=time.monotonic() + 60)) as steps:
+        async for step in steps:
+            if step["stage"] == "measuring" and step["precision"] == "bf16":
+                break
+        assert len(holdings(host)) == 2
+    await until(lambda: holdings(host) == {AUTO.key: "loaded"})
+    assert host.pool.holdings()[0].in_flight == 0
+    assert bench.decided() == []
+    assert not host.examining.locked()
+
+
+async def test_one_examination_at_a_time(bench: Bench) -> None:
+    host = bench.host()
+
+    async def asked() -> list[str]:
+        return [step["stage"] async for step in examine(host, AUTO, "verify", deadline=time.monotonic() + 60)]
+
+    first, second = await asyncio.gather(asked(), asked())
+    assert (first[0], second[0]) == ("loading", "waiting")
+    assert (first[-1], second[-1]) == ("report", "report")
+
+
+def job(host: RunnerHost, image: NDArray[np.uint8]) -> tuple[Job, asyncio.Future[Outcome[Computed]]]:
+    answer: asyncio.Future[Outcome[Computed]] = asyncio.get_running_loop().create_future()
+    task: Task = "embed_image"
+    one = Job(spec=AUTO, task=task, array=image, deadline=time.monotonic() + 30, done=answer.set_result)
+    return one, answer
+
+
+async def vectors(host: RunnerHost, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    made = [job(host, image) for image in images]
+    for one, _ in made:
+        host.batcher.submit(one)
+    outcomes = [await answer for _, answer in made]
+    assert all(isinstance(outcome, Ok) for outcome in outcomes), outcomes
+    return np.stack([np.frombuffer(outcome.value.vector, "<f4") for outcome in outcomes if isinstance(outcome, Ok)])
+
+
+def pictures(count: int) -> Iterator[NDArray[np.uint8]]:
+    rng = np.random.default_rng(3)
+    return (rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(count))
+
+
+async def test_work_goes_on_unchanged_while_a_model_is_verified(bench: Bench) -> None:
+    host, images = bench.host(), list(pictures(5))
+    before = await vectors(host, images)
+    verifying = asyncio.create_task(report_of(host))
+    rounds = 0
+    while not verifying.done():
+        np.testing.assert_allclose(await vectors(host, images), before, atol=1e-5)
+        rounds += 1
+    assert rounds > 2
+    assert (await verifying)["passes"]
+
+
+async def test_auto_is_resolved_while_nobody_asks_and_the_loaded_model_stays_as_it_is(bench: Bench) -> None:
+    bench.provider.drag_s = 0.02
+    host, images = bench.host(), list(pictures(3))
+    resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01).run())
+    before = await vectors(host, images)
+    serving = host.pool.peek(AUTO)
+
+    await asyncio.wait_for(resolving, 60)
+
+    assert len(bench.decided()) == 1
+    assert host.pool.peek(AUTO) is serving
+    assert serving is not None
+    assert serving.precision == "fp32"
+    np.testing.assert_allclose(await vectors(host, images), before, atol=1e-5)
+    assert holdings(host) == {AUTO.key: "loaded"}
+    async with bench.host().pool.lease(AUTO) as loaded:
+        assert loaded.precision == "bf16"
+
+
+async def test_what_is_decided_already_is_not_measured_again(bench: Bench) -> None:
+    await report_of(bench.host())
+    later = bench.host()
+    await later.pool.load(AUTO)
+    bench.provider.loads.clear()
+    await asyncio.wait_for(Resolver(later, idle_s=0.0, look_s=0.01).run(), 10)
+    assert bench.provider.loads == []
+
+
+async def test_nothing_is_measured_while_work_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, busy = bench.host(), True
+    await host.pool.load(AUTO)
+    monkeypatch.setattr(host.batcher, "busy", lambda: busy)
+    looked = asyncio.Event()
+    monkeypatch.setattr("runners.resolver.asyncio.sleep", _noting(looked))
+    resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01).run())
+    await asyncio.wait_for(looked.wait(), 10)
+    assert bench.provider.loads == ["auto"]
+    busy = False
+    await asyncio.wait_for(resolving, 60)
+    assert bench.provider.loads == ["auto", "bf16"]
+
+
+def _noting(looked: asyncio.Event) -> Callable[[float], Any]:
+    """`asyncio.sleep` that says when it was called for the tenth time: nothing has begun by then."""
+    calls, sleep = 0, asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls >= 10:
+            looked.set()
+        await sleep(0.001)
+
+    return noted
+
+
+async def test_a_measurement_makes_way_for_an_unload_and_is_made_later(bench: Bench) -> None:
+    host = bench.host()
+    await host.pool.load(AUTO)
+    resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01, again_s=0.01).run())
+    await until(lambda: len(holdings(host)) == 2)
+
+    await asyncio.wait_for(host.pool.unload(AUTO), 10)
+
+    assert bench.decided() == []
+    await until(lambda: holdings(host) == {})
+    await host.pool.load(AUTO)
+    await asyncio.wait_for(resolving, 60)
+    assert len(bench.decided()) == 1
+
+
+async def test_an_unload_is_not_kept_waiting_by_a_measurement_that_waits_for_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = bench.host()
+    await host.pool.load(AUTO)
+    resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01, again_s=60).run())
+    await until(lambda: len(holdings(host)) == 2)
+    monkeypatch.setattr(host.batcher, "busy", lambda: True)  # traffic of other models, without end
+
+    await asyncio.wait_for(host.pool.unload(AUTO), 10)
+
+    resolving.cancel()
+    assert bench.decided() == []
+
+
+async def test_nobody_is_evicted_to_resolve_auto(bench: Bench) -> None:
+    other = replace(AUTO, name="other", precision="fp32")
+    roomy = bench.host(budget_bytes=2**40)
+    await roomy.pool.load(AUTO)
+    tight = bench.host(AUTO, other, budget_bytes=int(roomy.pool.held_bytes("cpu") * 2.3))
+    await tight.pool.load(other)
+    await tight.pool.load(AUTO)
+    await asyncio.wait_for(Resolver(tight, idle_s=0.0, look_s=0.01).run(), 20)
+    assert holdings(tight) == {other.key: "loaded", AUTO.key: "loaded"}
+    assert bench.decided() == []
+    report = await report_of(tight, pace=Pace())  # whoever asks for it may evict
+    assert report["passes"]
+    assert holdings(tight) == {AUTO.key: "loaded"}
