@@ -6,60 +6,30 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
-from modelmora.domain.memory import Held, evictions
-from modelmora.domain.models import ModelSpec, State
+from modelmora.domain.models import ModelSpec, State, Task
 from modelmora.errors import InternalError, ModelLoadFailed, ModelMoraError, OutOfMemory
-from modelmora.ports import Holding
-from runners import devices
-from runners.provider import Loaded, Provider
-from runners.signals import Signal
+from modelmora.ports import Footprint, Holding
+from runners import devices, telemetry
+from runners.entry import Entry
+from runners.idleness import Idleness
+from runners.loader import Loader
+from runners.meters import Meter, meter_of
+from runners.provider import Loaded, Provider, Tell
+from runners.room import Room
 
-T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One model's place in the pool.
-
-    `leases` hold it; `claims` are those and the ones still waiting for it: a claimed model is not evicted.
-    """
-
-    spec: ModelSpec
-    state: State = "unloaded"
-    loaded: Loaded | None = None
-    bytes: int = 0
-    leases: int = 0
-    claims: int = 0
-    load_ms: float = 0.0
-    error: ModelMoraError | None = None
-    loading: asyncio.Task[Loaded] | None = None
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    freed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def holding(self) -> Holding:
-        return Holding(
-            model=self.spec.key,
-            state=self.state,
-            bytes=self.bytes,
-            in_flight=self.leases,
-            error=self.error.detail if self.error else None,
-        )
-
-
 class Pool:
-    """Models in least-recently-used order under a budget of bytes (0: no limit).
+    """Models in least-recently-used order under a budget of bytes a device (0: no limit).
 
-    Not thread-safe: everything runs on one event loop; loading and freeing happen in one thread of
-    their own, one after the other, so that footprints can be measured.
+    Not thread-safe but for `measuring`: everything runs on one event loop; loading and freeing happen in
+    one thread of their own, one after the other, so that footprints can be measured. `clock` is in seconds.
     """
 
     def __init__(
@@ -69,89 +39,118 @@ class Pool:
         *,
         share: devices.Share,
         on_change: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        meters: Callable[[str], Meter] = meter_of,
     ) -> None:
-        self._providers = providers
         self._locate = locate
-        self._share = share
         self._on_change = on_change
+        self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
-        self._changing = asyncio.Lock()  # room is reckoned, used and measured by one change at a time
-        self._released = Signal()
+        self._loader = Loader(providers, share=share, meters=meters, on_learnt=self._learnt)
+        self._room = Room(share, self._entries, self._free)
+        self._idleness = Idleness(self._entries, self._unload_idle, clock=clock)
+
+    @property
+    def device(self) -> str:
+        """Where models go that do not say where."""
+        return self._loader.device
 
     @contextlib.asynccontextmanager
-    async def lease(self, spec: ModelSpec) -> AsyncIterator[Loaded]:
-        """The model, loaded if need be and held until the block ends; raises what loading raises."""
+    async def lease(self, spec: ModelSpec, tell: Tell | None = None) -> AsyncIterator[Loaded]:
+        """The model, loaded if need be and held until the block ends; raises what loading raises.
+
+        Whoever waits for a load is told on the event loop how many of its bytes are there.
+        """
         entry = self._entry(spec)
         entry.claims += 1
         try:
-            loaded = await self._loaded(entry)
+            loaded = await self._loaded(entry, tell)
             self._entries.move_to_end(spec.key)
             with self._leased(entry):
                 yield loaded
         finally:
             entry.claims -= 1
             if entry.claims == 0:
-                self._released.set()
+                entry.used_at = self._clock()
+                self._room.released.set()
 
-    async def load(self, spec: ModelSpec) -> Entry:
+    async def load(self, spec: ModelSpec, tell: Tell | None = None) -> Entry:
         """Loads once, whoever asks; raises what loading raises."""
-        async with self.lease(spec):
+        async with self.lease(spec, tell):
             return self._entries[spec.key]
 
     async def unload(self, spec: ModelSpec) -> Entry:
         """Waits for running work, then frees; idempotent."""
         entry = self._entry(spec)
         while entry.loading is not None or entry.state == "unloading":
-            await (entry.freed.wait() if entry.loading is None else asyncio.wait({entry.loading}))
+            await (entry.freed.next().wait() if entry.loading is None else asyncio.wait({entry.loading}))
         if entry.state == "loaded":
             await self._retire(entry)
         entry.error = None
         self._show(entry, "unloaded")
         return entry
 
+    @contextlib.contextmanager
+    def measuring(self, spec: ModelSpec, task: Task, items: int) -> Iterator[None]:
+        """Around each batch, in its thread: learns what a batch takes that is larger than any before it.
+
+        Nothing is learnt of a batch that raises, or that was not alone in this process. Thread-safe.
+        """
+        with self._loader.measuring(self._entries[spec.key], task, items):
+            yield
+
+    def inform(self, footprints: Iterable[Footprint]) -> None:
+        """What earlier workers measured: room is made by it until there are own measurements."""
+        self._loader.sizes.tell(footprints)
+
     def holdings(self) -> Sequence[Holding]:
         """Every model touched so far."""
         return [entry.holding() for entry in self._entries.values()]
 
-    def held_bytes(self) -> int:
-        """The sum of the measured footprints."""
-        return sum(e.bytes for e in self._entries.values() if e.state == "loaded")
+    def held_bytes(self, device: str | None = None) -> int:
+        """The sum of the footprints in a device's memory, or in all; what is being loaded counts as known so far."""
+        return self._room.held_bytes(device)
+
+    def budget_bytes(self, device: str) -> int:
+        """How much models may take of a device's memory (0: no limit)."""
+        return self._room.budget(device)
 
     def peek(self, spec: ModelSpec) -> Loaded | None:
-        """The model if it is in memory."""
+        """The model if it is in memory, and not on its way out."""
         entry = self._entries.get(spec.key)
-        return entry.loaded if entry else None
+        return entry.loaded if entry and entry.state == "loaded" else None
 
     async def close(self) -> None:
         """Frees everything without waiting for leases; what is still loading is given up."""
+        await self._idleness.close()
+        await self._room.close()
         for entry in list(self._entries.values()):
             if entry.loading is not None:
                 entry.loading.cancel()
             if entry.state == "loaded":
                 await self._free(entry)
-        self._thread.shutdown(wait=False)
+        self._loader.shutdown()
 
     def _entry(self, spec: ModelSpec) -> Entry:
         if spec.key not in self._entries:
             self._entries[spec.key] = Entry(spec)
         return self._entries[spec.key]
 
-    async def _loaded(self, entry: Entry) -> Loaded:
-        while entry.loaded is None or entry.state == "unloading":
-            if entry.state == "unloading":
-                await entry.freed.wait()
-                continue
-            if entry.loading is None:
-                entry.loading = asyncio.create_task(self._load(entry))
-                entry.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.shield(entry.loading)
-        return entry.loaded
+    async def _loaded(self, entry: Entry, tell: Tell | None) -> Loaded:
+        with entry.telling(tell):
+            while entry.loaded is None or entry.state == "unloading":
+                if entry.state == "unloading":
+                    await entry.freed.next().wait()
+                    continue
+                if entry.loading is None:
+                    entry.loading = asyncio.create_task(self._load(entry))
+                    entry.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+                await asyncio.shield(entry.loading)
+            return entry.loaded
 
     @contextlib.contextmanager
     def _leased(self, entry: Entry) -> Iterator[None]:
         entry.leases += 1
-        entry.idle.clear()
         try:
             yield
         finally:
@@ -165,92 +164,74 @@ class Pool:
         self._show(entry, "loading")
         try:
             folder = self._locate(spec)
-            await self._in_thread(lambda: self._providers(spec.provider).prepare())
+            entry.device = await self._loader.prepare(spec)
             loaded = await self._open_in_room(entry, folder)
         except Exception as cause:
-            entry.error = self._failure(spec, cause)
-            entry.loading = None
+            entry.error, entry.loading = _failure(spec, cause), None
             self._show(entry, "failed")
+            telemetry.LOADS.labels(spec.name, spec.version, entry.error.code).inc()
             raise entry.error from cause
         entry.loaded, entry.loading, entry.error = loaded, None, None
-        entry.load_ms = (time.monotonic() - started) * 1e3
+        entry.used_at = self._clock()
         self._show(entry, "loaded")
-        log.info("model_loaded", model=spec.name, version=spec.version, ms=round(entry.load_ms), bytes=entry.bytes)
+        self._idleness.appeared(entry)
+        _note(entry, time.monotonic() - started)
         return loaded
 
     async def _open_in_room(self, entry: Entry, folder: Path | None) -> Loaded:
         """Opens the model once it fits, waiting while what could make room is in use.
 
-        How large it is is known after its first time only: it may have to go again.
+        How large it is is known after its first time, or from earlier workers: else it may have to go again.
         """
         while True:
-            released = self._released.next()
-            async with self._changing:
-                if await self._make_room(entry):
-                    before = devices.resident()
-                    loaded = await self._in_thread(lambda: self._open(entry.spec, folder))
-                    entry.bytes = max(loaded.weight_bytes, devices.resident() - before)
-                    if await self._fits(entry, loaded):
-                        return loaded
+            released = self._room.released.next()
+            async with self._room.changing:
+                loaded = await self._try_open(entry, folder)
+            if loaded is not None:
+                return loaded
             await released.wait()
 
-    async def _fits(self, entry: Entry, loaded: Loaded) -> bool:
-        """Whether there is room for what was just opened; else it is let go."""
-        fits = False
-        try:
-            fits = await self._make_room(entry)
-        finally:
-            if not fits:
-                await self._in_thread(lambda: _let_go(loaded))
-        return fits
+    async def _try_open(self, entry: Entry, folder: Path | None) -> Loaded | None:
+        """Reserves what the model will take, opens it, reckons with what it really takes.
 
-    def _open(self, spec: ModelSpec, folder: Path | None) -> Loaded:
-        provider = self._providers(spec.provider)
-        device = "cpu" if self._share.gpu is None else f"cuda:{self._share.gpu}"
-        wanted = device if spec.device == "auto" else spec.device
-        return provider.load(spec, folder, device=wanted, threads=self._share.threads)
-
-    def _failure(self, spec: ModelSpec, cause: Exception) -> ModelMoraError:
-        log.warning("model_load_failed", model=spec.name, version=spec.version, exc_info=cause)
-        if isinstance(cause, ModelMoraError):
-            return cause
-        if isinstance(cause, MemoryError):
-            return ModelLoadFailed(f"{spec.key}: the machine ran out of memory while loading it", retry_after_s=5.0)
-        return ModelLoadFailed(f"{spec.key} could not be loaded: {type(cause).__name__}; see the runner's log")
-
-    async def _make_room(self, entry: Entry) -> bool:
-        """Evicts one by one (meanwhile others may be leased); False when it takes one that is in use.
-
-        Raises OutOfMemory when it would not fit even then.
+        Gives all back when that fails, or when it does not fit beside what is in use (None).
         """
-        need, budget, model = entry.bytes, self._share.budget_bytes, entry.spec.key
-        while True:
-            held = self._held()
-            try:
-                going = evictions(held, need, budget, model=model)
-            except OutOfMemory:
-                evictions([replace(h, busy=False) for h in held], need, budget, model=model)
-                return False
-            if not going:
-                return True
-            log.info("model_evicted", model=going[0], bytes=self._entries[going[0]].bytes)
-            await self._free(self._entries[going[0]])
+        opened = kept = None
+        try:
+            if await self._reserve(entry, folder):
+                opened = await self._loader.open(entry, folder)
+                kept = opened if await self._room.clear(entry, entry.bytes) else None
+            return kept
+        finally:
+            if kept is None:
+                entry.bytes = 0
+                if opened is not None:
+                    await self._loader.close(opened)
 
-    def _held(self) -> list[Held]:
-        return [
-            Held(model=key, bytes=e.bytes, busy=e.claims > 0 or e.state == "unloading", pinned=e.spec.pin)
-            for key, e in self._entries.items()
-            if e.state in ("loaded", "unloading")
-        ]
+    async def _reserve(self, entry: Entry, folder: Path | None) -> bool:
+        """Room for what the model is known to take; for one that was never seen, for what its files suggest."""
+        known = self._loader.sizes.of(entry.spec, entry.device).bytes
+        need = known or await self._loader.guess(entry.spec, folder)
+        try:
+            made = await self._room.clear(entry, need)
+        except OutOfMemory:
+            if known:
+                raise
+            need, made = 0, True  # a guess refuses nobody
+        entry.bytes = need if made else 0
+        return made
+
+    def _learnt(self, entry: Entry) -> None:
+        self._show(entry, entry.state)
+        self._room.changed()
 
     async def _retire(self, entry: Entry) -> None:
         """Lets running work finish, keeps new work waiting, then frees; whoever asked may leave meanwhile."""
-        entry.freed.clear()
         self._show(entry, "unloading")
         try:
             while entry.leases:
-                await entry.idle.wait()
-            await self._changing.acquire()
+                await entry.idle.next().wait()
+            await self._room.changing.acquire()
         except asyncio.CancelledError:
             self._show(entry, "loaded")
             entry.freed.set()
@@ -258,29 +239,49 @@ class Pool:
         try:
             await self._free(entry)
         finally:
-            self._changing.release()
+            self._room.changing.release()
 
     async def _free(self, entry: Entry) -> None:
         loaded, entry.loaded = entry.loaded, None
         if loaded is None:
             raise InternalError(f"{entry.spec.key} is not loaded")
-        entry.freed.clear()
         self._show(entry, "unloading")
         try:
-            await self._in_thread(lambda: _let_go(loaded))
+            await self._loader.close(loaded)
         finally:
+            entry.bytes = 0
             self._show(entry, "unloaded")
             entry.freed.set()
-            self._released.set()
+            self._room.released.set()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _unload_idle(self, entry: Entry) -> None:
+        async with self._room.changing:
+            if self._idleness.due(entry):  # it may have been used while others were at it
+                log.info("model_idle_unloaded", model=entry.spec.name, version=entry.spec.version, bytes=entry.bytes)
+                await self._free(entry)
 
     def _show(self, entry: Entry, state: State) -> None:
         entry.state = state
+        held = sum(e.bytes for e in self._entries.values() if e.loaded is not None and e.device == entry.device)
+        telemetry.MODEL_BYTES.labels(entry.spec.name, entry.spec.version).set(entry.holding().bytes)
+        telemetry.DEVICE_BYTES.labels(entry.device).set(held)
         self._on_change()
 
 
-def _let_go(loaded: Loaded) -> None:
-    loaded.close()
-    devices.release()
+def _note(entry: Entry, seconds: float) -> None:
+    """A model was loaded."""
+    name, version = entry.spec.name, entry.spec.version
+    telemetry.LOADS.labels(name, version, "ok").inc()
+    telemetry.LOAD_SECONDS.labels(name, version).observe(seconds)
+    log.info(
+        "model_loaded", model=name, version=version, ms=round(seconds * 1e3), bytes=entry.bytes, device=entry.device
+    )
+
+
+def _failure(spec: ModelSpec, cause: Exception) -> ModelMoraError:
+    log.warning("model_load_failed", model=spec.name, version=spec.version, exc_info=cause)
+    if isinstance(cause, ModelMoraError):
+        return cause
+    if isinstance(cause, MemoryError):
+        return ModelLoadFailed(f"{spec.key}: the machine ran out of memory while loading it", retry_after_s=5.0)
+    return ModelLoadFailed(f"{spec.key} could not be loaded: {type(cause).__name__}; see the runner's log")

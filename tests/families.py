@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description, TextPreprocess
+from modelmora.errors import OutOfMemory
+from runners.provider import Tell
 
 GIB = 2**30
 PATIENCE_S = 30.0
@@ -48,18 +50,22 @@ class Gate:
 class Family:
     """What was asked of its models, and how they shall behave.
 
-    An item that contains a key of `bad` makes its batch raise that error; `short` batches larger than so many
-    lose a row; `weights` are footprints by model name; `load_errors` are raised by the next loads.
+    An item that contains a key of `bad` makes its batch raise that error, one of `strange` gets a row that is not
+    finite; batches larger than `short` lose a row, those larger than `room` run out of memory; `weights` are
+    footprints by model name; `load_errors` are raised by the next loads.
     """
 
     bad: dict[bytes, Exception] = field(default_factory=dict)
+    strange: set[bytes] = field(default_factory=set)
     short: int | None = None
+    room: int | None = None
     weights: dict[str, int] = field(default_factory=dict)
     load_errors: list[Exception] = field(default_factory=list)
     running: Gate = field(default_factory=Gate)
     loading: Gate = field(default_factory=Gate)
     closing: Gate = field(default_factory=Gate)
     batches: list[list[bytes]] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     in_memory: set[str] = field(default_factory=set)
@@ -76,8 +82,12 @@ class Family:
         text = TextPreprocess(tokenizer="bytes", context_length=0)
         return Description(model=spec.key, dimension=2, text=text, max_batch=spec.batching.max_batch or 16)
 
-    def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> Model:
+    def load(
+        self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+    ) -> Model:
         self.loads.append(spec.name)
+        if tell is not None:
+            tell(1, 2)
         self.loading.pass_through()
         if self.load_errors:
             raise self.load_errors.pop(0)
@@ -108,8 +118,14 @@ class Model:
     def tokenize(self, text: str, *, truncate: bool) -> NDArray[np.generic]:
         return np.frombuffer(text.encode(), np.uint8)
 
-    def run(self, task: Task, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    def run(
+        self, task: Task, batch: Sequence[NDArray[Any]], *, threads: int = 0, tell: Tell | None = None
+    ) -> NDArray[np.float32]:
         contents = [item.tobytes() for item in batch]
+        self._family.threads.append(threads)
+        if tell is not None:
+            tell(1, 2)
+            tell(2, 2)
         self._family.batches.append(contents)
         self._family.together += 1
         self._family.most_together = max(self._family.most_together, self._family.together)
@@ -123,7 +139,10 @@ class Model:
         for marker, error in self._family.bad.items():
             if any(marker in content for content in contents):
                 raise error
+        if self._family.room is not None and len(contents) > self._family.room:
+            raise OutOfMemory(f"{len(contents)} items do not fit")
         rows = np.array([row_of(content) for content in contents], np.float32)
+        rows[[any(marker in content for marker in self._family.strange) for content in contents]] = np.nan
         lost = self._family.short is not None and len(contents) > self._family.short
         return rows[1:] if lost else rows
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from adapters.database import Database
-from modelmora.ports import Footprint
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.models import GroupSpec, ModelSpec
+from modelmora.ports import Footprint, Holding, WorkerView
+from wiring.footprints import FootprintMemory
 
 
 @pytest.fixture
@@ -56,3 +60,44 @@ async def test_they_outlive_the_process(database_url: str) -> None:
         assert list(await second.footprints.all()) == [footprint]
     finally:
         await second.close()
+
+
+SPEC = ModelSpec(name="clip", version="1.0.0", type="embedding", provider="noop", source="bundled:noop")
+CATALOGUE = Catalogue((SPEC, replace(SPEC, name="other", group="gpu")), (GroupSpec(), GroupSpec(name="gpu")))
+
+
+def holds(size: int, *, model: str = SPEC.key, worker: str = "default-1-1", device: str = "cpu") -> WorkerView:
+    """A worker that has measured one model."""
+    holding = Holding(model=model, state="loaded", bytes=size)
+    return WorkerView(group="default", worker=worker, pid=1, ready=True, device=device, holdings={model: holding})
+
+
+async def test_what_runners_measured_before_a_restart_is_told_to_the_next_ones(database_url: str) -> None:
+    first = await Database.open(database_url)
+    await FootprintMemory(first.footprints, first.leases, CATALOGUE).keep_once([holds(600)])
+    await first.close()
+
+    second = await Database.open(database_url)
+    try:
+        memory = FootprintMemory(second.footprints, second.leases, CATALOGUE)
+        known = Footprint(model=SPEC.key, device="cpu", precision="fp32", bytes=600)
+        assert list(await memory.of_group("default")) == [known]
+        assert list(await memory.of_group("gpu")) == []
+    finally:
+        await second.close()
+
+
+async def test_only_the_holder_of_the_lease_stores(database: Database) -> None:
+    assert await database.leases.acquire("footprints", "another", ttl_s=60.0) is not None
+
+    await FootprintMemory(database.footprints, database.leases, CATALOGUE).keep_once([holds(600)])
+
+    assert list(await database.footprints.all()) == []
+
+
+async def test_a_size_that_comes_back_is_stored_again(database: Database) -> None:
+    memory = FootprintMemory(database.footprints, database.leases, CATALOGUE)
+    for size in (600, 650, 600):
+        await memory.keep_once([holds(size)])
+
+    assert [footprint.bytes for footprint in await database.footprints.all()] == [600]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,62 +12,22 @@ import pytest
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ModelMoraError, OutOfMemory
+from modelmora.ports import Footprint
 from runners import devices
-from runners.devices import Share
-from runners.pool import Pool
+from runners.provider import Tell
 from tests.fakes import until
-from tests.families import GIB, Family
-
-
-def spec(name: str, *, pin: bool = False) -> ModelSpec:
-    return ModelSpec(name=name, version="1.0.0", type="embedding", provider="family", source="bundled:noop", pin=pin)
-
-
-A, B, C, D = (spec(name) for name in "abcd")
-
-
-class Fixture:
-    """A pool over one family, with room for so many GiB."""
-
-    def __init__(self) -> None:
-        self.family = Family(weights=dict.fromkeys("abcd", GIB))
-        self.changes: list[dict[str, str]] = []
-        self.missing: dict[str, ModelMoraError] = {}
-        self.room(0)
-
-    def room(self, gib: float) -> None:
-        share = Share(threads=1, budget_bytes=int(gib * GIB))
-        self.pool = Pool(lambda _: self.family, self._locate, share=share, on_change=self._note)
-
-    def states(self) -> dict[str, str]:
-        return {h.model.partition("@")[0]: h.state for h in self.pool.holdings()}
-
-    def loaded(self) -> set[str]:
-        return {name for name, state in self.states().items() if state == "loaded"}
-
-    async def load(self, *specs: ModelSpec) -> None:
-        for one in specs:
-            await self.pool.load(one)
-
-    def _locate(self, model: ModelSpec) -> Path | None:
-        if model.name in self.missing:
-            raise self.missing[model.name]
-        return None
-
-    def _note(self) -> None:
-        self.changes.append(self.states())
+from tests.families import GIB, Family, Model
+from tests.pools import A, B, C, D, PoolFixture, spec
 
 
 @pytest.fixture
-async def its() -> AsyncIterator[Fixture]:
-    fixture = Fixture()
+async def its() -> AsyncIterator[PoolFixture]:
+    fixture = PoolFixture()
     yield fixture
-    for gate in (fixture.family.running, fixture.family.loading, fixture.family.closing):
-        gate.open()
-    await fixture.pool.close()
+    await fixture.close()
 
 
-async def test_a_model_is_loaded_once_however_many_ask(its: Fixture) -> None:
+async def test_a_model_is_loaded_once_however_many_ask(its: PoolFixture) -> None:
     its.family.loading.close()
 
     async def use() -> object:
@@ -81,7 +42,7 @@ async def test_a_model_is_loaded_once_however_many_ask(its: Fixture) -> None:
     assert its.family.loads == ["a"]
 
 
-async def test_every_state_is_shown_on_the_way(its: Fixture) -> None:
+async def test_every_state_is_shown_on_the_way(its: PoolFixture) -> None:
     await its.pool.load(A)
     await its.pool.unload(A)
 
@@ -89,7 +50,7 @@ async def test_every_state_is_shown_on_the_way(its: Fixture) -> None:
     assert list(dict.fromkeys(seen)) == ["loading", "loaded", "unloading", "unloaded"]
 
 
-async def test_a_caller_who_leaves_does_not_stop_the_load_of_the_others(its: Fixture) -> None:
+async def test_a_caller_who_leaves_does_not_stop_the_load_of_the_others(its: PoolFixture) -> None:
     its.family.loading.close()
     leaving, staying = asyncio.create_task(its.pool.load(A)), asyncio.create_task(its.pool.load(A))
     await until(its.family.loading.reached.is_set)
@@ -110,7 +71,7 @@ async def test_a_caller_who_leaves_does_not_stop_the_load_of_the_others(its: Fix
     ],
 )
 async def test_a_load_that_fails_is_told_to_all_and_can_be_retried(
-    cause: Exception, error: type[ModelMoraError], said: str, its: Fixture
+    cause: Exception, error: type[ModelMoraError], said: str, its: PoolFixture
 ) -> None:
     its.family.load_errors = [cause]
 
@@ -126,7 +87,7 @@ async def test_a_load_that_fails_is_told_to_all_and_can_be_retried(
     assert its.family.loads == ["a", "a"]
 
 
-async def test_missing_files_fail_the_load_without_touching_the_provider(its: Fixture) -> None:
+async def test_missing_files_fail_the_load_without_touching_the_provider(its: PoolFixture) -> None:
     its.missing["a"] = ModelLoadFailed("no such folder")
 
     with pytest.raises(ModelLoadFailed, match="no such folder"):
@@ -134,14 +95,14 @@ async def test_missing_files_fail_the_load_without_touching_the_provider(its: Fi
     assert its.family.loads == []
 
 
-async def test_without_a_budget_everything_stays(its: Fixture) -> None:
+async def test_without_a_budget_everything_stays(its: PoolFixture) -> None:
     await its.load(A, B, C, D)
 
     assert its.loaded() == set("abcd")
     assert its.pool.held_bytes() >= 4 * GIB
 
 
-async def test_the_least_recently_used_goes_first(its: Fixture) -> None:
+async def test_the_least_recently_used_goes_first(its: PoolFixture) -> None:
     its.room(3.5)
     await its.load(A, B, C)
     await its.load(A)  # used again: now b is the oldest
@@ -153,7 +114,7 @@ async def test_the_least_recently_used_goes_first(its: Fixture) -> None:
     assert (its.loaded(), its.family.closed) == ({"a", "d", "b"}, ["b", "c"])
 
 
-async def test_eviction_stops_as_soon_as_the_new_one_fits(its: Fixture) -> None:
+async def test_eviction_stops_as_soon_as_the_new_one_fits(its: PoolFixture) -> None:
     its.room(3.5)
     its.family.weights["d"] = 2 * GIB
     await its.load(A, B, C, D)
@@ -161,7 +122,7 @@ async def test_eviction_stops_as_soon_as_the_new_one_fits(its: Fixture) -> None:
     assert (its.loaded(), its.family.closed) == ({"c", "d"}, ["a", "b"])
 
 
-async def test_the_budget_holds_even_for_a_model_whose_size_was_not_known(its: Fixture) -> None:
+async def test_the_budget_holds_even_for_a_model_whose_size_was_not_known(its: PoolFixture) -> None:
     its.room(1.5)
 
     await its.load(A, B)
@@ -170,7 +131,7 @@ async def test_the_budget_holds_even_for_a_model_whose_size_was_not_known(its: F
     assert its.pool.held_bytes() <= 1.5 * GIB
 
 
-async def test_what_can_never_fit_says_so_and_evicts_nobody(its: Fixture) -> None:
+async def test_what_can_never_fit_says_so_and_evicts_nobody(its: PoolFixture) -> None:
     its.room(2.5)
     its.family.weights["d"] = 3 * GIB
     await its.load(A)
@@ -181,7 +142,7 @@ async def test_what_can_never_fit_says_so_and_evicts_nobody(its: Fixture) -> Non
     assert (its.loaded(), its.family.in_memory, its.states()["d"]) == ({"a"}, {"a"}, "failed")
 
 
-async def test_pinned_models_stay_and_are_named_when_nothing_fits(its: Fixture) -> None:
+async def test_pinned_models_stay_and_are_named_when_nothing_fits(its: PoolFixture) -> None:
     its.room(1.5)
     await its.load(spec("a", pin=True))
 
@@ -190,7 +151,7 @@ async def test_pinned_models_stay_and_are_named_when_nothing_fits(its: Fixture) 
     assert its.loaded() == {"a"}
 
 
-async def test_an_evicted_model_is_loaded_again_when_asked_for(its: Fixture) -> None:
+async def test_an_evicted_model_is_loaded_again_when_asked_for(its: PoolFixture) -> None:
     its.room(1.5)
     await its.load(A, B)
 
@@ -199,7 +160,7 @@ async def test_an_evicted_model_is_loaded_again_when_asked_for(its: Fixture) -> 
     assert (its.loaded(), its.family.loads.count("a")) == ({"a"}, 2)
 
 
-async def test_a_load_waits_while_all_room_is_in_use_and_never_evicts_what_is(its: Fixture) -> None:
+async def test_a_load_waits_while_all_room_is_in_use_and_never_evicts_what_is(its: PoolFixture) -> None:
     its.room(1.5)
     async with its.pool.lease(A):
         waiting = asyncio.create_task(its.pool.load(B))
@@ -211,7 +172,7 @@ async def test_a_load_waits_while_all_room_is_in_use_and_never_evicts_what_is(it
     assert (its.loaded(), its.family.closed) == ({"b"}, ["b", "a"])
 
 
-async def test_two_that_fit_only_alone_take_turns(its: Fixture) -> None:
+async def test_two_that_fit_only_alone_take_turns(its: PoolFixture) -> None:
     its.room(1.5)
 
     async def use(one: ModelSpec) -> None:
@@ -225,12 +186,14 @@ async def test_two_that_fit_only_alone_take_turns(its: Fixture) -> None:
     assert its.pool.held_bytes() <= 1.5 * GIB
 
 
-async def test_footprints_of_models_loaded_at_once_are_not_mixed_up(its: Fixture) -> None:
+async def test_footprints_of_models_loaded_at_once_are_not_mixed_up(its: PoolFixture) -> None:
     its.family.weights = {}
     kept: list[object] = []
 
     class Large(Family):
-        def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> object:  # type: ignore[override] # a Model, kept with its memory
+        def load(
+            self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+        ) -> Model:
             kept.append(np.ones(64 * 2**20 if spec.name == "a" else 2**20, np.uint8))
             return Family.load(self, spec, folder, device=device, threads=threads)
 
@@ -242,7 +205,7 @@ async def test_footprints_of_models_loaded_at_once_are_not_mixed_up(its: Fixture
     assert sizes["b"] < 32
 
 
-async def test_memory_really_returns_after_an_unload(its: Fixture) -> None:
+async def test_memory_really_returns_after_an_unload(its: PoolFixture) -> None:
     chunks = [np.ones(2**10, np.uint8) for _ in range(64 * 2**10)]  # small pieces, which the C heap likes to keep
     its.family.weights = {}
     await its.pool.load(A)
@@ -254,7 +217,7 @@ async def test_memory_really_returns_after_an_unload(its: Fixture) -> None:
     assert devices.resident() < full - 32 * 2**20
 
 
-async def test_a_model_leased_while_another_is_evicted_is_left_alone(its: Fixture) -> None:
+async def test_a_model_leased_while_another_is_evicted_is_left_alone(its: PoolFixture) -> None:
     its.room(2.5)
     its.family.weights["c"] = 2 * GIB
     await its.load(A, B)
@@ -272,7 +235,7 @@ async def test_a_model_leased_while_another_is_evicted_is_left_alone(its: Fixtur
     assert its.loaded() == {"c"}
 
 
-async def test_an_unload_waits_for_running_work(its: Fixture) -> None:
+async def test_an_unload_waits_for_running_work(its: PoolFixture) -> None:
     async with its.pool.lease(A):
         unloading = asyncio.create_task(its.pool.unload(A))
         await until(lambda: its.states()["a"] == "unloading")
@@ -282,7 +245,7 @@ async def test_an_unload_waits_for_running_work(its: Fixture) -> None:
     assert its.family.in_memory == set()
 
 
-async def test_an_unload_ends_though_new_work_keeps_coming(its: Fixture) -> None:
+async def test_an_unload_ends_though_new_work_keeps_coming(its: PoolFixture) -> None:
     stop = asyncio.Event()
 
     async def work() -> None:
@@ -301,7 +264,7 @@ async def test_an_unload_ends_though_new_work_keeps_coming(its: Fixture) -> None
     assert its.family.closed == ["a"]
 
 
-async def test_an_unload_that_is_given_up_leaves_the_model(its: Fixture) -> None:
+async def test_an_unload_that_is_given_up_leaves_the_model(its: PoolFixture) -> None:
     async with its.pool.lease(A):
         unloading = asyncio.create_task(its.pool.unload(A))
         await until(lambda: its.states()["a"] == "unloading")
@@ -313,7 +276,7 @@ async def test_an_unload_that_is_given_up_leaves_the_model(its: Fixture) -> None
     assert (its.states(), its.family.loads) == ({"a": "loaded"}, ["a"])
 
 
-async def test_an_unload_during_a_load_waits_for_it(its: Fixture) -> None:
+async def test_an_unload_during_a_load_waits_for_it(its: PoolFixture) -> None:
     its.family.loading.close()
     loading = asyncio.create_task(its.pool.load(A))
     await until(its.family.loading.reached.is_set)
@@ -324,7 +287,7 @@ async def test_an_unload_during_a_load_waits_for_it(its: Fixture) -> None:
     assert (its.states(), its.family.in_memory) == ({"a": "unloaded"}, set())
 
 
-async def test_an_unload_may_be_repeated(its: Fixture) -> None:
+async def test_an_unload_may_be_repeated(its: PoolFixture) -> None:
     await its.pool.unload(A)
     await its.pool.load(A)
     await asyncio.gather(its.pool.unload(A), its.pool.unload(A))
@@ -333,7 +296,7 @@ async def test_an_unload_may_be_repeated(its: Fixture) -> None:
     assert (its.states(), its.family.closed) == ({"a": "unloaded"}, ["a"])
 
 
-async def test_an_unload_clears_a_failure(its: Fixture) -> None:
+async def test_an_unload_clears_a_failure(its: PoolFixture) -> None:
     its.family.load_errors = [RuntimeError("no")]
     with pytest.raises(ModelLoadFailed):
         await its.pool.load(A)
@@ -343,15 +306,69 @@ async def test_an_unload_clears_a_failure(its: Fixture) -> None:
     assert (its.states(), its.pool.holdings()[0].error) == ({"a": "unloaded"}, None)
 
 
-async def test_leases_are_counted(its: Fixture) -> None:
+async def test_leases_are_counted(its: PoolFixture) -> None:
     async with its.pool.lease(A), its.pool.lease(A):
         assert its.pool.holdings()[0].in_flight == 2
     assert its.pool.holdings()[0].in_flight == 0
 
 
-async def test_closing_frees_everything(its: Fixture) -> None:
+async def test_closing_frees_everything(its: PoolFixture) -> None:
     await its.load(A, B)
 
     await its.pool.close()
 
     assert its.family.in_memory == set()
+
+
+async def test_everybody_who_waits_and_asked_is_told_how_far_it_is(its: PoolFixture) -> None:
+    told: dict[str, list[tuple[int, int]]] = {"one": [], "two": []}
+    thread = threading.get_ident()
+
+    def teller(name: str) -> Tell:
+        def tell(done: int, total: int) -> None:
+            assert threading.get_ident() == thread
+            told[name].append((done, total))
+
+        return tell
+
+    await asyncio.gather(its.pool.load(A, teller("one")), its.pool.load(A), its.pool.load(A, teller("two")))
+    await until(lambda: bool(told["one"]))
+
+    assert told == {"one": [(1, 2)], "two": [(1, 2)]}
+    await its.pool.load(A, teller("one"))  # nothing to wait for
+    assert told["one"] == [(1, 2)]
+
+
+@pytest.mark.parametrize("cause", [ArtifactCorrupt("torn"), ModelLoadFailed("missing"), RuntimeError("strange")])
+async def test_a_load_that_fails_gives_its_room_back(its: PoolFixture, cause: Exception) -> None:
+    its.room(2.5)
+    its.pool.inform([Footprint(model=C.key, device="cpu", precision="fp32", bytes=2 * GIB)])
+    await its.load(A, B)
+    its.family.load_errors = [cause]
+
+    with pytest.raises(ModelMoraError):
+        await its.load(C)
+
+    assert (its.states()["c"], its.pool.held_bytes(), its.family.in_memory) == ("failed", 0, set())
+    await its.load(A, B)
+    assert its.loaded() == {"a", "b"}
+
+
+async def test_a_model_that_does_not_close_is_gone_all_the_same(its: PoolFixture) -> None:
+    class Stubborn(Family):
+        def load(
+            self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+        ) -> Model:
+            model = Family.load(self, spec, folder, device=device, threads=threads)
+
+            def close() -> None:
+                raise RuntimeError("not now")
+
+            model.close = close  # type: ignore[method-assign] # a model with a defect
+            return model
+
+    its.family = Stubborn(weights=dict.fromkeys("ab", GIB))
+    its.room(1.5)
+    await its.load(A, B)
+
+    assert (its.loaded(), its.pool.held_bytes()) == ({"b"}, GIB)

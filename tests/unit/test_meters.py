@@ -1,0 +1,92 @@
+"""What is measured of a device's memory, and when a measurement was alone."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from runners.meters import Bustle, HostMeter, meter_of
+from tests.gpus import pretend
+
+MIB = 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: only Linux tells the peak of a process")
+def test_the_hosts_peak_is_what_was_in_use_at_most_since_the_start() -> None:
+    meter = meter_of("cpu")
+    assert isinstance(meter, HostMeter)
+    np.ones(256 * MIB, np.uint8)  # a peak before the start does not count
+
+    before = meter.start()
+    assert before is not None
+    kept = np.ones(32 * MIB, np.uint8)
+    np.ones(64 * MIB, np.uint8)
+    peak, after = meter.finish()
+
+    assert peak - before == pytest.approx(96 * MIB, abs=8 * MIB)
+    assert after - before == pytest.approx(kept.nbytes, abs=8 * MIB)
+
+
+def test_a_gpus_peak_is_what_torchs_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = pretend(monkeypatch, gpus=2)
+    cuda.take(100)
+    cuda.take(900)
+    cuda.take(-900)
+    meter = meter_of("cuda:1")
+
+    before = meter.start()
+    cuda.take(50)
+    cuda.take(-20)
+
+    assert (before, meter.finish(), meter.used()) == (100, (150, 130), 130)
+
+
+def test_work_that_is_alone_knows_it() -> None:
+    bustle = Bustle()
+    with bustle.busy() as alone:
+        assert alone()
+    with bustle.busy() as alone:
+        assert alone()
+
+
+def test_work_that_began_beside_other_work_is_not_alone() -> None:
+    bustle, began, leave = Bustle(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with bustle.busy():
+            began.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    began.wait(10)
+    with bustle.busy() as alone:
+        assert not alone()
+        leave.set()
+        thread.join()
+        assert not alone()
+
+
+def test_work_notices_what_came_and_went_meanwhile() -> None:
+    bustle = Bustle()
+
+    def other() -> None:
+        with bustle.busy():
+            pass
+
+    with bustle.busy() as alone:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert not alone()
+
+
+def test_work_within_work_is_one_work() -> None:
+    bustle = Bustle()
+    with bustle.busy() as outer:
+        with bustle.busy() as inner:
+            assert not inner()
+        assert outer()
