@@ -31,6 +31,23 @@ def service_class(wrap: Callable[[Starlette], ASGIApp]) -> type[Service[Any]]:
     return WrappedService
 
 
+def keep_connections(seconds: int) -> None:
+    """Idle connections stay open for so long; BentoML passes uvicorn 5 s unless `bentoml serve` is told otherwise.
+
+    A client that uses a connection just when the server closes it sees it reset, and most clients and load balancers
+    keep theirs for 5 to 60 s. Call before the worker makes its server.
+    """
+
+    import uvicorn  # noqa: PLC0415 - only an API worker needs it
+
+    class PatientConfig(uvicorn.Config):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options["timeout_keep_alive"] = max(seconds, options.get("timeout_keep_alive") or 0)
+            super().__init__(*arguments, **options)
+
+    uvicorn.Config = PatientConfig  # type: ignore[misc] # the name that BentoML's worker looks up
+
+
 def lifespan_of(app: Starlette) -> AbstractAsyncContextManager[Any]:
     """BentoML's start and stop: makes the service instance, runs its hooks."""
     return app.router.lifespan_context(app)

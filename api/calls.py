@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -41,21 +42,25 @@ def read_call(
     limits: Limits,
     truncate: bool = False,
     remaining_s: float | None = None,
+    stream: bool = False,
 ) -> Call:
-    """Raises ValidationFailed on a timeout or priority that is none; `remaining_s` is gRPC's own deadline."""
-    timeout_s = remaining_s if remaining_s is not None else _timeout_ms(headers.get(TIMEOUT), limits) / 1e3
+    """Raises ValidationFailed on a timeout or priority that is none; `remaining_s` is gRPC's own deadline.
+
+    A `stream` of items is bulk unless told otherwise, and has no deadline of its own unless it is given one.
+    """
     return Call(
         request_id=id_,
-        deadline=time.monotonic() + timeout_s,
-        priority=_priority(headers.get(PRIORITY)),
+        deadline=time.monotonic() + (_timeout_s(headers, limits, stream) if remaining_s is None else remaining_s),
+        priority=_priority(headers.get(PRIORITY), usual="bulk" if stream else "interactive"),
         truncate=truncate,
         face=face,
     )
 
 
-def _timeout_ms(given: str | None, limits: Limits) -> int:
+def _timeout_s(headers: Mapping[str, str], limits: Limits, stream: bool) -> float:
+    given = headers.get(TIMEOUT)
     if given is None:
-        return limits.timeout_ms
+        return math.inf if stream else limits.timeout_ms / 1e3
     if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= limits.max_timeout_ms:
         raise ValidationFailed(
             "the timeout is not a number of milliseconds in range",
@@ -63,12 +68,14 @@ def _timeout_ms(given: str | None, limits: Limits) -> int:
             found=given[:40],
             expected=f"1 to {limits.max_timeout_ms}",
         )
-    return int(given)
+    return int(given) / 1e3
 
 
-def _priority(given: str | None) -> Priority:
+def _priority(given: str | None, *, usual: Priority) -> Priority:
     match given:
-        case None | "interactive":
+        case None:
+            return usual
+        case "interactive":
             return "interactive"
         case "bulk":
             return "bulk"

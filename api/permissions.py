@@ -8,6 +8,8 @@ Permission = Literal["none", "read", "infer", "operate", "admin"]
 
 RPC_PERMISSIONS: dict[str, Permission] = {
     "/modelmora.v1.ModelInference/GenerateEmbedding": "infer",
+    "/modelmora.v1.ModelInference/GenerateBatch": "infer",
+    "/modelmora.v1.ModelInference/GenerateEmbeddingStream": "infer",
     "/modelmora.v1.ModelManagement/ListModels": "read",
     "/modelmora.v1.ModelManagement/GetModel": "read",
     "/modelmora.v1.ModelManagement/LoadModel": "operate",

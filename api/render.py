@@ -97,8 +97,8 @@ def model(status: ModelStatus) -> dict[str, Any]:
 
 
 def report(value: ModelReport) -> dict[str, Any]:
-    """What load, unload and warm-up answer."""
-    return {
+    """What load, unload and warm-up answer; warm-up with its batches."""
+    shown: dict[str, Any] = {
         "model": value.model,
         "version": value.version,
         "state": value.state,
@@ -106,6 +106,9 @@ def report(value: ModelReport) -> dict[str, Any]:
         "ms": round(value.ms, 1),
         "bytes": value.bytes,
     }
+    if not value.warmed:
+        return shown
+    return {**shown, "warmup": [{"task": w.task, "batch": w.items, "ms": round(w.ms, 2)} for w in value.warmed]}
 
 
 def health(value: HealthReport, version: str) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core import Core
 from api.http import problems
+from api.http.batch import batch_routes
 from api.http.embed import embed_routes
 from api.http.front import Front
 from api.http.models import model_router
 from api.http.openai import openai_routes
 from api.http.probes import probe_router
 from api.http.routes import openapi_of
+from api.http.stream import stream_routes
 from modelmora import __version__
 from modelmora.errors import ModelMoraError
 
@@ -46,7 +48,8 @@ def create_app(
         docs_url="/docs",
         redoc_url=None,
     )
-    app.router.routes[:0] = [*embed_routes(core), *openai_routes(core)]
+    hot = [*embed_routes(core), *openai_routes(core), *batch_routes(core), *stream_routes(core)]
+    app.router.routes[:0] = hot
     app.include_router(model_router(core))
     app.include_router(probe_router(core))
     for error in (ModelMoraError, HTTPException, RequestValidationError, Exception):
@@ -58,7 +61,13 @@ def create_app(
     wrapped: ASGIApp = app
     if cors_origins:
         wrapped = CORSMiddleware(app, allow_origins=list(cors_origins), allow_methods=["*"], allow_headers=["*"])
-    return Front(wrapped, max_body_bytes=max_body_bytes, refusal=refusal, routes=app.routes)
+    return Front(
+        wrapped,
+        max_body_bytes=max_body_bytes,
+        unbounded=frozenset(route.path for route in hot if not route.bounded),
+        refusal=refusal,
+        routes=app.routes,
+    )
 
 
 class _Fallback:

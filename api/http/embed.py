@@ -13,6 +13,7 @@ from api import render
 from api.core import Core
 from api.http.bodies import json_object, take_bool, take_choice, take_text
 from api.http.operations import EMBED_IMAGE, EMBED_TEXT
+from api.http.presence import Present, Rounds
 from api.http.routes import HotRoute, call_of
 from modelmora.domain.inference import Content, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
@@ -25,12 +26,15 @@ ENCODINGS = ("float", "base64")
 
 def embed_routes(core: Core) -> list[HotRoute]:
     """The two routes."""
+    rounds = Rounds()
 
     async def embed_image(request: Request) -> Response:
         application = core.get()
-        items, fields = await _read_images(request, application)
+        items, fields = await read_images(request, application)
         encoding = take_choice(fields, "encoding_format", ENCODINGS)
-        answer = await application.embed(fields.get("model") or None, items, call=call_of(request, application))
+        call = call_of(request, application)
+        async with Present(request.receive, rounds):
+            answer = await application.embed(fields.get("model") or None, items, call=call)
         return embedded(answer, encoding)
 
     async def embed_text(request: Request) -> Response:
@@ -39,7 +43,9 @@ def embed_routes(core: Core) -> list[HotRoute]:
         items = texts_of(body.get("texts"))
         encoding = take_choice(body, "encoding_format", ENCODINGS)
         call = call_of(request, application, truncate=take_bool(body, "truncate"))
-        answer = await application.embed(take_text(body, "model"), items, call=call)
+        model = take_text(body, "model")
+        async with Present(request.receive, rounds):
+            answer = await application.embed(model, items, call=call)
         return embedded(answer, encoding)
 
     return [
@@ -72,12 +78,12 @@ def _text(item: Any) -> Outcome[Content]:
     return Failed(ValidationFailed("not a text", field="texts", found=type(item).__name__, expected="a string"))
 
 
-async def _read_images(request: Request, application: Application) -> tuple[list[Outcome[Content]], dict[str, str]]:
+async def read_images(request: Request, application: Application) -> tuple[list[Outcome[Content]], dict[str, str]]:
     """Multipart `files`, or one picture as the whole body (then the fields are in the query)."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         async with request.form(max_files=application.limits.items, max_fields=64) as form:
-            fields = {key: _plain(value) for key, value in form.items() if isinstance(value, str)}
+            fields = {key: plain(value) for key, value in form.items() if isinstance(value, str)}
             return [await _image(part) for part in _file_parts(form)], fields
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         return [Ok(Image(await request.body()))], dict(request.query_params)
@@ -107,8 +113,8 @@ async def _image(part: UploadFile | str) -> Outcome[Content]:
     return Ok(Image(await part.read()))
 
 
-def _plain(value: str) -> str:
-    """BentoML's client sends form fields as JSON: `"x"` with its quotes is x."""
+def plain(value: str) -> str:
+    """A form field's value: BentoML's client sends form fields as JSON: `"x"` with its quotes is x."""
     if value[:1] == '"':
         try:
             parsed = orjson.loads(value)

@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api import render
 from api.core import Core
+from api.http.examine import add_examining
 from api.http.routes import PERMISSION, deadline_of
 from modelmora.domain.models import ModelType, State
 from modelmora.errors import ModelMoraError, ValidationFailed
@@ -29,6 +30,7 @@ def model_router(core: Core) -> APIRouter:
     router = APIRouter(prefix="/api/v1/models", tags=["models"])
     _add_reading(router, core)
     _add_changing(router, core)
+    add_examining(router, core)
     return router
 
 

@@ -14,6 +14,7 @@ from api import render
 from api.core import Core
 from api.http.bodies import json_object, take_bool, take_choice, take_int, take_text
 from api.http.operations import LIST_OPENAI_MODELS, OPENAI_EMBEDDINGS
+from api.http.presence import Present, Rounds
 from api.http.routes import HotRoute, call_of
 from modelmora.domain.inference import Content, Embedded, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
@@ -26,6 +27,7 @@ MODALITIES = ("text", "image")
 
 def openai_routes(core: Core) -> list[HotRoute]:
     """The two routes."""
+    rounds = Rounds()
 
     async def create(request: Request) -> Response:
         application = core.get()
@@ -34,7 +36,9 @@ def openai_routes(core: Core) -> list[HotRoute]:
         items = inputs_of(body.get("input"), take_choice(body, "modality", MODALITIES))
         partial, dimensions = take_bool(body, "partial"), take_int(body, "dimensions")
         call = call_of(request, application, truncate=take_bool(body, "truncate"))
-        answer = await application.embed(take_text(body, "model"), items, call=call)
+        model = take_text(body, "model")
+        async with Present(request.receive, rounds):
+            answer = await application.embed(model, items, call=call)
         if not partial:
             _all_or_nothing(answer)
         _check_dimensions(answer, dimensions)

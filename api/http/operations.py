@@ -44,6 +44,7 @@ _ITEMS = {
         },
     },
 }
+_NDJSON = "application/x-ndjson"
 _MODEL = {"type": "string", "description": "`name` or `name@version`; the default embedding model when absent"}
 _ENCODING = {"type": "string", "enum": ["float", "base64"], "default": "float"}
 _PARAMETERS = [
@@ -61,12 +62,19 @@ _PARAMETERS = [
 ]
 
 
-def _operation(summary: str, tag: str, answer: dict[str, Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _operation(
+    summary: str,
+    tag: str,
+    answer: dict[str, Any],
+    body: dict[str, Any] | None = None,
+    *,
+    media: str = "application/json",
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": summary,
         "tags": [tag],
         "responses": {
-            "200": {"description": "OK", "content": {"application/json": {"schema": answer}}},
+            "200": {"description": "OK", "content": {media: {"schema": answer}}},
             "4XX": _PROBLEM,
             "5XX": _PROBLEM,
         },
@@ -113,6 +121,93 @@ EMBED_TEXT = _operation(
             }
         }
     },
+)
+_BATCH_LINE = {
+    "description": "a line of JSON for each file as it completes; the last line is `done`, or `error` of the whole",
+    "oneOf": [
+        {
+            "type": "object",
+            "required": ["index", "filename"],
+            "properties": {
+                "index": {"type": "integer"},
+                **{k: {"type": "string"} for k in ("filename", "model", "version")},
+                "embedding": _VECTOR,
+                "error": _FAULT,
+            },
+        },
+        {
+            "type": "object",
+            "required": ["done", "items", "failed"],
+            "properties": {"done": {"const": True}, "items": {"type": "integer"}, "failed": {"type": "integer"}},
+        },
+        {"type": "object", "required": ["error"], "properties": {"error": _FAULT}},
+    ],
+}
+EMBED_BATCH = _operation(
+    "Embed any number of pictures in one request: lines of JSON, each as it completes, while the body still arrives",
+    "inference",
+    _BATCH_LINE,
+    {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "description": "The fields come before the files, or stand in the query",
+                "properties": {
+                    "model": _MODEL,
+                    "encoding_format": _ENCODING,
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                },
+            }
+        }
+    },
+    media=_NDJSON,
+)
+EMBED_STREAM = _operation(
+    "Embed one picture or text and be told how far it is: lines of JSON, the last one with the vector",
+    "inference",
+    {
+        "type": "object",
+        "description": "the last line has the stage `done` and the embedding, or is an `error`",
+        "properties": {
+            "stage": {"enum": ["queued", "preprocessing", "loading", "inference", "done"]},
+            "percent": {"type": "number", "minimum": 0, "maximum": 100},
+            "done": {"type": "integer", "description": "of `total`: bytes loaded, layers computed, items preprocessed"},
+            "total": {"type": "integer", "description": "0: not known"},
+            "embedding": _VECTOR,
+            "dimension": {"type": "integer"},
+            "model": {"type": "string"},
+            "version": {"type": "string"},
+            "error": _FAULT,
+        },
+    },
+    {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["text"],
+                "properties": {
+                    "text": {"type": "string", "maxLength": 2000},
+                    "model": _MODEL,
+                    "truncate": {"type": "boolean", "default": False},
+                    "encoding_format": _ENCODING,
+                },
+            }
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {
+                    "files": {"type": "string", "format": "binary"},
+                    "model": _MODEL,
+                    "encoding_format": _ENCODING,
+                },
+            }
+        },
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+    },
+    media=_NDJSON,
 )
 OPENAI_EMBEDDINGS = _operation(
     "OpenAI-compatible embeddings of texts and pictures",

@@ -20,7 +20,10 @@ PERMISSION = "x-permission"
 
 
 class HotRoute(Route):
-    """A route without FastAPI's machinery (it costs more than the rest of the request), yet in the OpenAPI page."""
+    """A route without FastAPI's machinery (it costs more than the rest of the request), yet in the OpenAPI page.
+
+    A route that is not `bounded` reads its body bit by bit, under limits of its own.
+    """
 
     def __init__(
         self,
@@ -30,21 +33,24 @@ class HotRoute(Route):
         permission: Permission,
         operation: dict[str, Any],
         method: str = "POST",
+        bounded: bool = True,
     ) -> None:
         super().__init__(path, endpoint, methods=[method], name=f"{method} {path}")
         self.permission = permission
         self.operation = {**operation, PERMISSION: permission}
         self.method = method.lower()
+        self.bounded = bounded
 
 
-def call_of(request: Request, application: Application, *, truncate: bool = False) -> Call:
-    """Who asks, until when, how urgently."""
+def call_of(request: Request, application: Application, *, truncate: bool = False, stream: bool = False) -> Call:
+    """Who asks, until when, how urgently; `stream` as in `calls.read_call`."""
     return calls.read_call(
         request.headers,
         id_=request.scope["state"]["request_id"],
         face="http",
         limits=application.limits,
         truncate=truncate,
+        stream=stream,
     )
 
 

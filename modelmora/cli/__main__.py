@@ -14,6 +14,8 @@ from modelmora.cli.health import health
 from modelmora.cli.models import load, models, unload, warmup
 from modelmora.cli.pull import pull
 from modelmora.cli.serve import serve
+from modelmora.cli.tune import tune
+from modelmora.cli.verify import verify
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +25,7 @@ def program(debug: bool) -> None:
     """Embeddings of pictures and texts from a ModelMora server."""
 
 
-for command in (embed, models, load, unload, warmup, pull, health, serve, config):
+for command in (embed, models, load, unload, warmup, pull, verify, tune, health, serve, config):
     program.add_command(command)
 
 

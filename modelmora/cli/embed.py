@@ -16,6 +16,7 @@ from modelmora.cli.run import Options, Report, Run, embed_all
 from modelmora.cli.screen import print_json
 from modelmora.cli.server import Server, json_option, talks_to_server
 from modelmora.cli.sources import Source, collect
+from modelmora.cli.watched import check_one, embed_watched
 from modelmora.client import Embedding, Failed, Ok, Outcome
 
 
@@ -27,7 +28,8 @@ from modelmora.client import Embedding, Failed, Ok, Outcome
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file: .npz, .parquet or .jsonl."
 )
-@click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True, help="Requests at once.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=64, show_default=True, help="Items at once.")
+@click.option("--progress", is_flag=True, help="Show how far one picture or text is: loading, inference, ...")
 @click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
 @json_option
 @talks_to_server
@@ -40,6 +42,7 @@ def embed(
     model: str | None,
     output: Path | None,
     concurrency: int,
+    progress: bool,
     truncate: bool,
     as_json: bool,
 ) -> None:
@@ -53,6 +56,11 @@ def embed(
     sources = collect(paths, texts, recursive=recursive)
     if not sources:
         raise click.UsageError(_nothing(paths, recursive))
+    if progress:
+        check_one(sources, output)
+        found = embed_watched(server, sources[0], model=model, truncate=truncate, quiet=as_json)
+        (_as_json if as_json else _short)(sources[0], Ok(found))
+        return
     options = Options(model=model, concurrency=concurrency, truncate=truncate, ordered=True)
     if output is None:
         _conclude(asyncio.run(_to_screen(server, sources, options, _as_json if as_json else _short)), sources, as_json)

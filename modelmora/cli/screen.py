@@ -15,13 +15,13 @@ import click
 class Bar(Protocol):
     """Progress of one long work."""
 
-    def to(self, done: int, total: int | None = None) -> None:
-        """`done` of `total` units; a total of None stays as it was."""
+    def to(self, done: int, total: int | None = None, label: str | None = None) -> None:
+        """`done` of `total` units; a total or label of None stays as it was."""
         ...
 
 
 class _Silent:
-    def to(self, done: int, total: int | None = None) -> None:
+    def to(self, done: int, total: int | None = None, label: str | None = None) -> None:
         return
 
 
@@ -87,7 +87,7 @@ def _rich_bar(label: str, total: int | None, in_bytes: bool) -> Iterator[Bar]:
         task = shown.add_task(label, total=total)
 
         class _Shown:
-            def to(self, done: int, total: int | None = None) -> None:
-                shown.update(task, completed=done, total=total)
+            def to(self, done: int, total: int | None = None, label: str | None = None) -> None:
+                shown.update(task, completed=done, total=total, description=label)
 
         yield _Shown()

@@ -9,6 +9,7 @@
 from modelmora.client.client import Client
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.progress import Progress
 from modelmora.client.retry import Retry
 from modelmora.client.sync import SyncClient
 from modelmora.client.transport import Transport
@@ -52,6 +53,7 @@ __all__ = [
     "OutOfMemory",
     "Outcome",
     "Overloaded",
+    "Progress",
     "Retry",
     "StateError",
     "SyncClient",

@@ -18,17 +18,18 @@ async def chunks(
     chunk: list[Outcome[Content]] = []
     held = 0
     async for content in contents:
-        weight = _weight(content)
-        if chunk and (len(chunk) == items or held + weight > size):
+        its_size = weight(content)
+        if chunk and (len(chunk) == items or held + its_size > size):
             yield chunk
             chunk, held = [], 0
         chunk.append(content)
-        held += weight
+        held += its_size
     if chunk:
         yield chunk
 
 
-def _weight(content: Outcome[Content]) -> int:
+def weight(content: Outcome[Content]) -> int:
+    """Bytes it takes to send; 0 for a failure."""
     match content:
         case Ok(Image(data)):
             return len(data)

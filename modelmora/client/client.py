@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from modelmora.client import flow
 from modelmora.client.address import DEFAULT_URL, Address
 from modelmora.client.answers import lost
+from modelmora.client.batch import Batch
 from modelmora.client.chunks import chunks
 from modelmora.client.control import Control, ModelInfo
 from modelmora.client.embedding import Embedding
 from modelmora.client.pictures import read
+from modelmora.client.progress import Progress
 from modelmora.client.retry import Retrier, Retry
 from modelmora.client.transport import Transport, connect
 from modelmora.domain.inference import Call, Content, Priority, Text
 from modelmora.domain.models import ModelType
 from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
-from modelmora.errors import Cancelled, InternalError, ValidationFailed, WrongState
+from modelmora.errors import Cancelled, InternalError, ModelMoraError, ValidationFailed, WrongState
 from modelmora.ports import Fetch, ModelReport
 
 if TYPE_CHECKING:
@@ -90,11 +94,40 @@ class Client:
         priority: Priority = "interactive",
     ) -> Embedding:
         """The embedding of one picture (bytes, path, file object, PIL image) or one text."""
-        if (image is None) == (text is None):
-            raise ValidationFailed("give exactly one of image and text", field="image")
-        source: Any = image if text is None else Text(text)
+        content = await read(_one_of(image, text))
         call = self._call(timeout, truncate=truncate, priority=priority)
-        return unwrap((await self._embed([await read(source)], model=model, call=call))[0])
+        return unwrap((await self._embed([content], model=model, call=call))[0])
+
+    async def embed_with_progress(
+        self,
+        image: Picture | None = None,
+        *,
+        text: str | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+        truncate: bool = False,
+        priority: Priority = "interactive",
+    ) -> AsyncGenerator[Progress | Embedding, None]:
+        """How far it is, as often as the server tells, then the embedding; `percent` never falls.
+
+        Leaving early frees the server of the work.
+        """
+        content = unwrap(await read(_one_of(image, text)))
+        call = self._call(timeout, truncate=truncate, priority=priority)
+        percent, attempt = 0.0, 0
+        while True:
+            try:
+                async with aclosing(self._open().progress(content, model=model, call=call)) as news:
+                    async for each in news:
+                        if isinstance(each, Embedding):
+                            yield each
+                            return
+                        percent = max(percent, each.percent)
+                        yield replace(each, percent=percent)
+                raise InternalError("the server ended the stream without an embedding")
+            except ModelMoraError as error:
+                await self._retrier.pause(attempt, error, deadline=call.deadline)
+                attempt += 1
 
     async def generate_embeddings(
         self,
@@ -146,6 +179,35 @@ class Client:
             async for numbered in answers:
                 yield numbered
 
+    async def generate_batch(
+        self,
+        items: Iterable[Source] | AsyncIterable[Source],
+        *,
+        model: str | None = None,
+        window: int = 64,
+        timeout: float | None = None,
+        truncate: bool = False,
+        priority: Priority = "bulk",
+    ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
+        """`(index, outcome)` for any number of items in one call, as they complete.
+
+        At most `window` items are taken from `items` and not yet handed out. `timeout` is the deadline of the whole
+        call; without it an item has the server's usual time. What failed for a passing reason and what a broken
+        stream left unanswered goes out again, for the client's own timeout at most; then the stream's reason is raised.
+        """
+        call = self._call(timeout, truncate=truncate, priority=priority)
+        batch = Batch(
+            self._open(),
+            model=model,
+            call=call if timeout is not None else replace(call, deadline=math.inf),
+            window=int(_positive("window", window)),
+            retrier=self._retrier,
+            patience_s=self._timeout,
+        )
+        async with aclosing(batch.answers(items)) as answers:
+            async for index, outcome in answers:
+                yield index, _with_request(outcome, call)
+
     async def models(self, type: ModelType | None = None) -> list[ModelInfo]:
         """Every model the server knows, loaded or not."""
         return await self._control.models(type)
@@ -169,6 +231,14 @@ class Client:
     def pull(self, ref: str, *, silence: float = 120.0) -> AsyncGenerator[Fetch, None]:
         """Brings the model's files to the server, telling the progress; `silence` is the longest pause in seconds."""
         return self._control.pull(ref, silence=silence)
+
+    def verify(self, ref: str, *, timeout: float = LOAD_TIMEOUT_S) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Compares the model's precisions with fp32 on one worker: steps, then the report (`stage` is `report`)."""
+        return self._control.examine(ref, "verify", timeout=timeout)
+
+    def tune(self, ref: str, *, timeout: float = LOAD_TIMEOUT_S) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Tries batch sizes and threads on one quiet worker: a step a setting, then the report."""
+        return self._control.examine(ref, "tune", timeout=timeout)
 
     async def health(self) -> Mapping[str, Any]:
         """The server's own report, also when it says `down`; not retried."""
@@ -219,6 +289,14 @@ class Client:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise WrongState("this client is closed; open a new one")
+
+
+def _one_of(image: Picture | None, text: str | None) -> Source:
+    if text is not None and image is None:
+        return Text(text)
+    if image is not None and text is None:
+        return image
+    raise ValidationFailed("give exactly one of image and text", field="image")
 
 
 async def _read_each(items: Sequence[Source]) -> AsyncIterator[Outcome[Content]]:

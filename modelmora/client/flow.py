@@ -25,7 +25,7 @@ async def spread(
     Results do not wait for a slow source. `ordered` False hands them out as they complete. An
     exception of `work` or of the source ends it; leaving early cancels what runs.
     """
-    async with aclosing(_pulled(items)) as source:
+    async with aclosing(pulled(items)) as source:
         flow = _Flow(source, work, concurrency, ordered)
         try:
             while (result := await flow.next()) is not _END:
@@ -97,7 +97,7 @@ async def _next_of(source: AsyncIterator[T]) -> T:
     return await anext(source, _END)
 
 
-async def _pulled(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+async def pulled(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
     """Any source as an async one; a lazy plain iterator is advanced in a thread, since it may block."""
     if isinstance(items, AsyncGenerator):
         async with aclosing(items):  # its `finally` runs now, not when it is collected

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from modelmora.client import grpc_messages as messages
 from modelmora.client.address import Address
-from modelmora.client.answers import Answer, arrange, item_error, lost
+from modelmora.client.answers import Answer, arrange, lost
 from modelmora.client.embedding import Embedding
-from modelmora.domain.inference import Call, Content, Image
-from modelmora.domain.outcome import Failed, Outcome
-from modelmora.errors import Cancelled, DependencyUnavailable, InternalError, LimitExceeded, ModelMoraError, from_code
-from modelmora.proto import inference_pb2, inference_pb2_grpc, types_pb2
+from modelmora.client.progress import Progress
+from modelmora.client.transport import Group
+from modelmora.domain.inference import Call, Content
+from modelmora.domain.outcome import Outcome, unwrap
+from modelmora.errors import Cancelled, InternalError, ModelMoraError
+from modelmora.proto import inference_pb2, inference_pb2_grpc
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 _OPTIONS = (
@@ -33,19 +38,6 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.enable_retries", 0),  # the client retries by code
 )
-# For a status that came without our code: from gRPC itself or from a proxy.
-_CODES: Mapping[grpc.StatusCode, str] = {
-    grpc.StatusCode.INVALID_ARGUMENT: "invalid_input",
-    grpc.StatusCode.FAILED_PRECONDITION: "wrong_state",
-    grpc.StatusCode.UNIMPLEMENTED: "capability_missing",
-    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
-    grpc.StatusCode.PERMISSION_DENIED: "permission_denied",
-    grpc.StatusCode.NOT_FOUND: "model_not_found",
-    grpc.StatusCode.ABORTED: "conflict",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
-}
-_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 class GrpcTransport:
@@ -58,54 +50,94 @@ class GrpcTransport:
         self._stubs = itertools.cycle([inference_pb2_grpc.ModelInferenceStub(channel) for channel in self._channels])
 
     async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
-        request = inference_pb2.EmbeddingRequest(
-            model=model or "", items=[_item(item) for item in items], truncate=call.truncate
-        )
         try:
-            return await self._send(request, call)
-        except grpc.aio.AioRpcError as cause:
-            error = error_of(cause, self._target)
-            error.__cause__ = cause
-        except asyncio.CancelledError:
-            if _caller_left():
-                raise
-            error = Cancelled("the client was closed while the request ran")
-        return lost(len(items), error)
+            with self._translated():
+                return await self._send(_request(items, model, call), call)
+        except ModelMoraError as error:
+            return lost(len(items), error)
+
+    async def batch(
+        self, groups: AsyncGenerator[Group, None], *, model: str | None, call: Call
+    ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
+        rpc: Any = next(self._stubs).GenerateBatch(**self._options(call))
+        writing = asyncio.create_task(_write(rpc, groups, model, call.truncate))
+        try:
+            with self._translated():
+                async for response in rpc:
+                    for each in response.results:
+                        answer = Answer(model=each.model, version=each.version)
+                        yield _number(each.result), messages.outcome(each.result, answer)
+        finally:
+            rpc.cancel()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def progress(
+        self, item: Content, *, model: str | None, call: Call
+    ) -> AsyncGenerator[Progress | Embedding, None]:
+        rpc: Any = next(self._stubs).GenerateEmbeddingStream(_request([item], model, call), **self._options(call))
+        try:
+            with self._translated():
+                async for news in rpc:
+                    if news.HasField("result"):
+                        yield unwrap(messages.outcome(news.result, Answer(model=news.model, version=news.version)))
+                    else:
+                        yield messages.progress(news)
+        finally:
+            rpc.cancel()
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def _send(self, request: inference_pb2.EmbeddingRequest, call: Call) -> list[Outcome[Embedding]]:
-        rpc: Any = next(self._stubs).GenerateEmbedding(
-            request,
-            timeout=max(call.deadline - time.monotonic(), 0.0),
-            metadata=(
+        rpc: Any = next(self._stubs).GenerateEmbedding(request, **self._options(call))
+        response = await rpc
+        timing = messages.text_of(await rpc.trailing_metadata()).get("server-timing", "")
+        answer = Answer(model=response.model, version=response.version, server_timing=timing)
+        results = ((result.index, messages.outcome(result, answer)) for result in response.results)
+        return arrange(len(request.items), results)
+
+    def _options(self, call: Call) -> dict[str, Any]:
+        return {
+            "timeout": None if math.isinf(call.deadline) else max(call.deadline - time.monotonic(), 0.0),
+            "metadata": (
                 ("x-request-id", call.request_id),
                 ("x-modelmora-priority", call.priority),
                 *self._authorization,
             ),
-        )
-        response = await rpc
-        trailing = _text_of(await rpc.trailing_metadata())
-        answer = Answer(model=response.model, version=response.version, server_timing=trailing.get("server-timing", ""))
-        return arrange(len(request.items), ((result.index, _outcome(result, answer)) for result in response.results))
+        }
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as cause:
+            raise messages.error_of(cause, self._target) from cause
+        except asyncio.CancelledError:
+            if _caller_left():
+                raise
+            raise Cancelled("the client was closed while the request ran") from None
 
 
-def error_of(cause: grpc.aio.AioRpcError, target: str) -> ModelMoraError:
-    """The error of a failed call as the server sent it, else by its code alone, else by gRPC's status."""
-    detail = cause.details() or "no detail given"
-    if whole := dict(cause.trailing_metadata() or ()).get("modelmora-error-bin"):
-        return _item_error(types_pb2.ItemError.FromString(cast(bytes, whole)))
-    trailing = _text_of(cause.trailing_metadata())
-    if code := trailing.get("modelmora-code"):
-        return from_code(code, detail, retry_after_s=_seconds(trailing.get("retry-after-s")))
-    status = cause.code()
-    if status in _BROKEN:  # a call we did not cancel was ended by the other side
-        reason = detail.rpartition(": ")[2] if detail.startswith("failed to connect to all addresses") else detail
-        return DependencyUnavailable(f"no answer from {target}: {reason}", field="url", found=target)
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:
-        return LimitExceeded(f"the request does not fit into one message: {detail}")
-    return from_code(_CODES.get(status, "internal"), f"{target} answered {status.name}: {detail}")
+async def _write(rpc: Any, groups: AsyncGenerator[Group, None], model: str | None, truncate: bool) -> None:
+    """A message for each group; the item's number is its id."""
+    async with aclosing(groups):
+        async for group in groups:
+            items = [messages.item(content, str(number)) for number, content in group]
+            await rpc.write(inference_pb2.BatchRequest(model=model or "", items=items, truncate=truncate))
+    await rpc.done_writing()
+
+
+def _number(result: inference_pb2.EmbeddingResult) -> int:
+    if not (result.id.isascii() and result.id.isdigit()):
+        raise InternalError(f"the server answered with the id {result.id[:40]!r}, which was never sent")
+    return int(result.id)
+
+
+def _request(items: Sequence[Content], model: str | None, call: Call) -> inference_pb2.EmbeddingRequest:
+    return inference_pb2.EmbeddingRequest(
+        model=model or "", items=[messages.item(item) for item in items], truncate=call.truncate
+    )
 
 
 def _open(address: Address) -> grpc.aio.Channel:
@@ -114,54 +146,7 @@ def _open(address: Address) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address.target, options=_OPTIONS)
 
 
-def _item(content: Content) -> types_pb2.Item:
-    if isinstance(content, Image):
-        return types_pb2.Item(image=content.data)
-    return types_pb2.Item(text=content.text)
-
-
-def _outcome(result: inference_pb2.EmbeddingResult, answer: Answer) -> Outcome[Embedding]:
-    match result.WhichOneof("outcome"):
-        case "embedding":
-            return _vector(result.embedding, answer)
-        case "error":
-            return Failed(_item_error(result.error))
-        case _:
-            return Failed(InternalError(f"the server answered item {result.index} with neither vector nor error"))
-
-
-def _item_error(error: types_pb2.ItemError) -> ModelMoraError:
-    return item_error(
-        error.code,
-        error.detail,
-        field=error.field,
-        found=error.found,
-        expected=error.expected,
-        retry_after_s=error.retry_after_s,
-    )
-
-
-def _vector(vector: types_pb2.Vector, answer: Answer) -> Outcome[Embedding]:
-    if vector.dtype not in (types_pb2.DTYPE_UNSPECIFIED, types_pb2.DTYPE_FLOAT32) or len(vector.shape) != 1:
-        found = f"{types_pb2.DType.Name(vector.dtype)} {list(vector.shape)}"
-        return Failed(
-            InternalError("the server sent no flat float32 vector", field="embedding", found=found, expected="float32")
-        )
-    return answer.embedding(vector.data, dimension=vector.shape[0])
-
-
 def _caller_left() -> bool:
     """False when gRPC cancels a call because its channel was closed: nobody cancelled the task."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _text_of(metadata: Any) -> dict[str, str]:
-    return {key: value for key, value in metadata or () if isinstance(value, str)}
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None

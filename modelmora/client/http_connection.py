@@ -62,6 +62,7 @@ class HttpConnection:
     @asynccontextmanager
     async def stream(self, method: str, path: str, *, timeout: float, **content: Any) -> AsyncIterator[httpx.Response]:
         """The response while it still comes; `timeout` is the longest silence."""
+        self._refuse_if_closed()
         with _translated(self._url):
             async with self._http.stream(method, path, timeout=timeout, **content) as response:
                 if response.is_error:

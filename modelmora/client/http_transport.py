@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
+from modelmora.client import flow
 from modelmora.client.address import Address
 from modelmora.client.answers import Answer, arrange, item_error, lost
 from modelmora.client.embedding import Embedding
 from modelmora.client.http_connection import HttpConnection, json_of
+from modelmora.client.progress import Progress
+from modelmora.client.transport import Group
 from modelmora.domain.inference import Call, Content, Image, Text
-from modelmora.domain.outcome import Failed, Outcome
+from modelmora.domain.outcome import Failed, Outcome, unwrap
 from modelmora.errors import InternalError, ModelMoraError
+
+REQUESTS_AT_ONCE = 4
+"""Of one stream: httpx sends a body to its end before it reads the answer, so a stream is several short requests."""
+
+SILENCE_S = 120.0
+"""How long an answer may say nothing, where the call has no deadline: an item has the server's usual one."""
 
 
 class HttpTransport:
@@ -32,23 +44,95 @@ class HttpTransport:
         )
         return arrange(len(items), [*zip(images, pictured, strict=True), *zip(texts, read, strict=True)])
 
+    async def batch(
+        self, groups: AsyncGenerator[Group, None], *, model: str | None, call: Call
+    ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
+        async def send(group: Group) -> list[tuple[int, Outcome[Embedding]]]:
+            return await self._group(group, model, call)
+
+        parts = flow.spread(groups, send, concurrency=REQUESTS_AT_ONCE, ordered=False)
+        async with aclosing(parts):
+            async for _, answered in parts:
+                for numbered in answered:
+                    yield numbered
+
+    async def progress(
+        self, item: Content, *, model: str | None, call: Call
+    ) -> AsyncGenerator[Progress | Embedding, None]:
+        fields = {"encoding_format": "base64"} | ({"model": model} if model else {})
+        content: dict[str, Any] = {"params": fields}
+        if isinstance(item, Image):
+            content |= {"content": item.data, "headers": {"content-type": "application/octet-stream"}}
+        else:
+            content = {"json": {"text": item.text, "truncate": call.truncate, **fields}}
+        async with aclosing(self._lines("/v1/embed/stream", call, **content)) as lines:
+            async for line in lines:
+                yield _news(line)
+
     async def close(self) -> None:
         await self._connection.close()
+
+    async def _group(self, group: Group, model: str | None, call: Call) -> list[tuple[int, Outcome[Embedding]]]:
+        """Its pictures in one form, its texts in one request, side by side."""
+        images = {number: item.data for number, item in group if isinstance(item, Image)}
+        texts = {number: item.text for number, item in group if isinstance(item, Text)}
+        pictured, read = await asyncio.gather(self._pictures(images, model, call), self._texts(texts, model, call))
+        return [*pictured, *read]
+
+    async def _pictures(
+        self, images: Mapping[int, bytes], model: str | None, call: Call
+    ) -> list[tuple[int, Outcome[Embedding]]]:
+        if not images:
+            return []
+        numbers, found = [*images], dict[int, Outcome[Embedding]]()
+        async with aclosing(self._lines("/v1/embed/batch", call, **_multipart(images.values(), model))) as lines:
+            async for line in lines:
+                if line.get("index") in range(len(numbers)):
+                    found[numbers[line["index"]]] = _streamed(line)
+        return [*found.items()]
+
+    async def _texts(
+        self, texts: Mapping[int, str], model: str | None, call: Call
+    ) -> list[tuple[int, Outcome[Embedding]]]:
+        if not texts:
+            return []
+        answers = await self._ask(len(texts), "/v1/embed/text", call, **_json(texts.values(), model, call.truncate))
+        return [*zip(texts, answers, strict=True)]
+
+    async def _lines(self, path: str, call: Call, **content: Any) -> AsyncGenerator[Mapping[str, Any], None]:
+        """The lines of an answer; one that is an error of the whole is raised."""
+        headers = self._headers(call) | content.pop("headers", {})
+        async with self._connection.stream(
+            "POST", path, timeout=_remaining_s(call), headers=headers, **content
+        ) as response:
+            async for line in _parsed(response.aiter_lines()):
+                if "error" in line and "index" not in line:
+                    raise _error(line["error"])
+                yield line
 
     async def _post(self, count: int, path: str, call: Call, **content: Any) -> list[Outcome[Embedding]]:
         if not count:
             return []
-        remaining_s = max(call.deadline - time.monotonic(), 0.001)
-        headers = {
-            "x-request-id": call.request_id,
-            "x-modelmora-timeout-ms": str(max(int(remaining_s * 1000), 1)),
-            "x-modelmora-priority": call.priority,
-        }
         try:
-            response = await self._connection.send("POST", path, timeout=remaining_s, headers=headers, **content)
-            return _outcomes(count, json_of(response), response.headers.get("server-timing", ""))
+            return await self._ask(count, path, call, **content)
         except ModelMoraError as error:
             return lost(count, error)
+
+    async def _ask(self, count: int, path: str, call: Call, **content: Any) -> list[Outcome[Embedding]]:
+        response = await self._connection.send(
+            "POST", path, timeout=_remaining_s(call), headers=self._headers(call), **content
+        )
+        return _outcomes(count, json_of(response), response.headers.get("server-timing", ""))
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        told = {"x-request-id": call.request_id, "x-modelmora-priority": call.priority}
+        if math.isinf(call.deadline):
+            return told
+        return told | {"x-modelmora-timeout-ms": str(max(int(_remaining_s(call) * 1000), 1))}
+
+
+def _remaining_s(call: Call) -> float:
+    return SILENCE_S if math.isinf(call.deadline) else max(call.deadline - time.monotonic(), 0.001)
 
 
 def _multipart(images: Any, model: str | None) -> dict[str, Any]:
@@ -73,6 +157,41 @@ def _outcomes(count: int, body: Any, server_timing: str) -> list[Outcome[Embeddi
 def _outcome(entry: Mapping[str, Any], answer: Answer, dimension: int) -> Outcome[Embedding]:
     if "error" not in entry:
         return answer.embedding(base64.b64decode(entry["embedding"], validate=True), dimension=dimension)
-    error = entry["error"]
+    return Failed(_error(entry["error"]))
+
+
+def _error(error: Mapping[str, Any]) -> ModelMoraError:
     optional = {name: error.get(name) for name in ("field", "found", "expected", "retry_after_s")}
-    return Failed(item_error(error["code"], error["detail"], **optional))
+    return item_error(error["code"], error["detail"], **optional)
+
+
+async def _parsed(lines: AsyncIterator[str]) -> AsyncIterator[Mapping[str, Any]]:
+    async for line in lines:
+        try:
+            yield dict(json.loads(line))
+        except ValueError as cause:
+            raise InternalError(f"the server sent a line that is no JSON object: {line[:80]}") from cause
+
+
+def _streamed(line: Mapping[str, Any]) -> Outcome[Embedding]:
+    try:
+        if "error" in line:
+            return Failed(_error(line["error"]))
+        data = base64.b64decode(line["embedding"], validate=True)
+        return Answer(model=str(line["model"]), version=str(line["version"])).embedding(data, dimension=len(data) // 4)
+    except (LookupError, TypeError, ValueError) as cause:
+        raise InternalError(f"the server sent a line of another shape than promised: {cause!r}") from cause
+
+
+def _news(line: Mapping[str, Any]) -> Progress | Embedding:
+    if "embedding" in line:
+        return unwrap(_streamed(line))
+    try:
+        return Progress(
+            stage=str(line["stage"]),
+            percent=float(line["percent"]),
+            done=int(line["done"]),
+            total=int(line["total"]),
+        )
+    except (LookupError, TypeError, ValueError) as cause:
+        raise InternalError(f"the server sent a line of another shape than promised: {cause!r}") from cause

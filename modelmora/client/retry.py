@@ -47,6 +47,13 @@ class Retrier:
     clock: Callable[[], float] = time.monotonic
     dice: Callable[[], float] = random.random
 
+    async def pause(self, attempt: int, error: ModelMoraError, *, deadline: float) -> None:
+        """Waits before the try after `attempt`, or raises `error` where there should be none."""
+        seconds = self.retry.decide(attempt, error, remaining_s=deadline - self.clock(), rand=self.dice())
+        if seconds is None:
+            raise error
+        await self.sleep(seconds)
+
     async def settle(
         self, items: Sequence[T], work: Callable[[Sequence[T]], Awaitable[list[Outcome[R]]]], *, deadline: float
     ) -> list[Outcome[R]]:

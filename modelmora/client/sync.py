@@ -8,9 +8,10 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from modelmora.client.address import DEFAULT_URL
-from modelmora.client.client import Client
+from modelmora.client.client import LOAD_TIMEOUT_S, Client
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.progress import Progress
 from modelmora.client.retry import Retry
 from modelmora.client.transport import Transport
 from modelmora.domain.inference import Priority
@@ -84,6 +85,17 @@ class SyncClient:
     def generate_embeddings(self, items: Sequence[Source], **options: Unpack[EmbedOptions]) -> list[Outcome[Embedding]]:
         return self._run(self._client.generate_embeddings(items, **options))
 
+    def embed_with_progress(
+        self, image: Picture | None = None, *, text: str | None = None, **options: Unpack[EmbedOptions]
+    ) -> Iterator[Progress | Embedding]:
+        return self._each(self._client.embed_with_progress(image, text=text, **options))
+
+    def generate_batch(
+        self, items: Iterable[Source], *, window: int = 64, **options: Unpack[EmbedOptions]
+    ) -> Iterator[tuple[int, Outcome[Embedding]]]:
+        """As `Client.generate_batch`; `items` is advanced in another thread."""
+        return self._each(self._client.generate_batch(items, window=window, **options))
+
     def embed_many(
         self,
         items: Iterable[Source],
@@ -112,6 +124,12 @@ class SyncClient:
 
     def pull(self, ref: str, *, silence: float = 120.0) -> Iterator[Fetch]:
         return self._each(self._client.pull(ref, silence=silence))
+
+    def verify(self, ref: str, *, timeout: float = LOAD_TIMEOUT_S) -> Iterator[Mapping[str, Any]]:
+        return self._each(self._client.verify(ref, timeout=timeout))
+
+    def tune(self, ref: str, *, timeout: float = LOAD_TIMEOUT_S) -> Iterator[Mapping[str, Any]]:
+        return self._each(self._client.tune(ref, timeout=timeout))
 
     def health(self) -> Mapping[str, Any]:
         return self._run(self._client.health())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.embed_stream import EmbedStream
+from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 
@@ -14,6 +16,8 @@ class Application:
     """What a door may call."""
 
     embed: Embed
+    embed_stream: EmbedStream
+    embed_watched: EmbedWatched
     models: Models
     health: Health
     limits: Limits

@@ -7,11 +7,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from modelmora.domain.inference import Call, Content, Embedded, Image, Inference, Text, Timings
 from modelmora.domain.models import ModelRef, ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import CapabilityMissing, InternalError, LimitExceeded, ModelMoraError, ValidationFailed
-from modelmora.ports import Embedder, Hook, Traffic
+from modelmora.ports import Embedder, Hook, Traffic, Watch
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,7 @@ class Limits:
     """What one request may ask for. Times in milliseconds, sizes in bytes, pixels and characters."""
 
     items: int = 256
+    stream_items: int = 10_000
     image_bytes: int = 33_554_432
     pixels: int = 50_000_000
     text_chars: int = 2_000
@@ -54,23 +59,49 @@ class Embed:
         self._hooks = tuple(hooks)
         self._clock = clock
 
-    async def __call__(self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call) -> Embeddings:
+    async def __call__(
+        self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call, watch: Watch | None = None
+    ) -> Embeddings:
         """One outcome per item, same order; an item the door could not read arrives already failed.
 
-        Raises for the request as a whole: ValidationFailed (no items), LimitExceeded (too many),
-        ModelNotFound, VersionNotFound, CapabilityMissing, Overloaded, ModelLoading, ModelLoadFailed.
+        `watch` is told how far each item is. Raises for the request as a whole: ValidationFailed (no items),
+        LimitExceeded (too many), ModelNotFound, VersionNotFound, CapabilityMissing, Overloaded, ModelLoading,
+        ModelLoadFailed.
         """
         started = self._clock()
-        self._check_count(len(items))
-        model = self._traffic.route(ModelRef.parse(ref) if ref else None, "embedding")
-        if model.type != "embedding":
-            raise CapabilityMissing(f"{model.key} is a {model.type} model; it makes no embeddings", field="model")
-        outcomes = await self._by_task(model, [self._checked(item) for item in items], call)
+        self.check_count(len(items))
+        model = self.serving(ref)
+        outcomes = await self._by_task(model, [self.checked(item) for item in items], call, watch)
         total_ms = (self._clock() - started) * 1e3
         self._leave_records(call, model, items, outcomes, total_ms)
         return Embeddings(model=model, outcomes=outcomes, timings=_slowest(outcomes), total_ms=total_ms)
 
-    def _check_count(self, count: int) -> None:
+    async def one(
+        self, ref: str | None, item: Outcome[Content], *, call: Call, watch: Watch | None = None
+    ) -> tuple[ModelSpec | None, Outcome[Embedded]]:
+        """One item of a stream: what would fail its request fails the item; the model is None where none serves it."""
+        try:
+            answer = await self(ref, [item], call=call, watch=watch)
+        except ModelMoraError as error:
+            return None, Failed(error)
+        except Exception as cause:
+            log.error("item_failed", request_id=call.request_id, exc_info=cause)
+            hidden = "something went wrong on our side; the log has the details under the request id"
+            return None, Failed(InternalError(hidden))
+        return answer.model, answer.outcomes[0]
+
+    def serving(self, ref: str | None) -> ModelSpec:
+        """The version that serves a request which names `ref` (None or empty: the default).
+
+        Raises ValidationFailed (no name), ModelNotFound, VersionNotFound, CapabilityMissing.
+        """
+        model = self._traffic.route(ModelRef.parse(ref) if ref else None, "embedding")
+        if model.type != "embedding":
+            raise CapabilityMissing(f"{model.key} is a {model.type} model; it makes no embeddings", field="model")
+        return model
+
+    def check_count(self, count: int) -> None:
+        """Raises ValidationFailed (none), LimitExceeded (too many for one request)."""
         if count == 0:
             raise ValidationFailed("the request has no items", field="items", found="0", expected="at least 1")
         if count > self._limits.items:
@@ -81,8 +112,8 @@ class Embed:
                 expected=f"at most {self._limits.items}",
             )
 
-    def _checked(self, item: Outcome[Content]) -> Outcome[Content]:
-        """Sizes that need no decoding."""
+    def checked(self, item: Outcome[Content]) -> Outcome[Content]:
+        """The item, failed where its size alone says so, before any decoding."""
         match item:
             case Ok(Image(data)) if len(data) > self._limits.image_bytes:
                 return _too_large("picture file", "image", len(data), self._limits.image_bytes, "bytes")
@@ -93,7 +124,7 @@ class Embed:
         return item
 
     async def _by_task(
-        self, model: ModelSpec, items: Sequence[Outcome[Content]], call: Call
+        self, model: ModelSpec, items: Sequence[Outcome[Content]], call: Call, watch: Watch | None
     ) -> list[Outcome[Embedded]]:
         """Pictures and texts go their ways side by side and come back in the order given."""
         results: list[Outcome[Embedded] | None] = [item if isinstance(item, Failed) else None for item in items]
@@ -101,7 +132,12 @@ class Embed:
         for index, item in enumerate(items):
             if isinstance(item, Ok):
                 groups.setdefault(_task(item.value), []).append((index, item.value))
-        answers = (self._embedder.embed(model, t, [c for _, c in group], call=call) for t, group in groups.items())
+        answers = (
+            self._embedder.embed(
+                model, task, [c for _, c in group], call=call, watch=watch and _placed(watch, [i for i, _ in group])
+            )
+            for task, group in groups.items()
+        )
         for group, outcomes in zip(groups.values(), await _all(list(answers)), strict=True):
             if len(outcomes) != len(group):
                 raise InternalError(f"{len(outcomes)} outcomes for {len(group)} items")
@@ -138,6 +174,11 @@ def _too_large(what: str, field: str, found: int, limit: int, unit: str) -> Fail
 
 def _task(content: Content) -> Task:
     return "embed_image" if isinstance(content, Image) else "embed_text"
+
+
+def _placed(watch: Watch, places: Sequence[int]) -> Watch:
+    """`watch` told of the places in the whole request instead of those in one task's share of it."""
+    return lambda index, step: watch(places[index], step)
 
 
 async def _all(answers: list[Awaitable[list[Outcome[Embedded]]]]) -> list[list[Outcome[Embedded]]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import ModelRef, ModelSpec, ModelType, State
-from modelmora.ports import Artifacts, DesiredModels, Fetch, Holding, ModelHost, ModelReport, Traffic
+from modelmora.ports import Artifacts, DesiredModels, Examination, Fetch, Holding, ModelHost, ModelReport, Traffic
 
 _ORDER: dict[State, int] = {"loaded": 0, "loading": 1, "unloading": 2, "failed": 3, "unloaded": 4}
 
@@ -67,6 +68,12 @@ class Models:
         spec = self._spec(ref)
         self._artifacts.locate(spec)
         return await self._host.warmup(spec, deadline=deadline)
+
+    def examine(self, ref: str, what: Examination, *, deadline: float) -> AsyncIterator[Mapping[str, Any]]:
+        """A long look at the model on one worker; the last step is the report."""
+        spec = self._spec(ref)
+        self._artifacts.locate(spec)
+        return self._host.examine(spec, what, deadline=deadline)
 
     def fetch(self, ref: str) -> AsyncIterator[Fetch]:
         """Brings the model's files to this machine."""

@@ -29,6 +29,7 @@ from modelmora.proto import inference_pb2, inference_pb2_grpc, types_pb2
 
 DIMENSION = 4
 SERVER_TIMING = "queue;dur=1.5, preprocess;dur=2, inference;dur=30.25, total;dur=35"
+PROGRESS = (("queued", 0.0), ("loading", 35.0), ("inference", 80.0))
 
 
 def vector_of(content: bytes) -> bytes:
@@ -117,6 +118,41 @@ class _Servicer(inference_pb2_grpc.ModelInferenceServicer):
             model=name or "shapes-clip", version=version or "1.0.0", results=results[::-1]
         )
 
+    def GenerateBatch(self, request_iterator: Any, context: Any) -> Any:
+        index = 0
+        for request in request_iterator:
+            items = tuple(item.image or item.text.encode() for item in request.items)
+            answers: Sequence[bytes | ModelMoraError]
+            try:
+                self._script.meet(Seen(items, dict(context.invocation_metadata()), request.truncate, context.peer()))
+                answers = self._script.answer(items)
+            except ModelMoraError as error:
+                answers = [error] * len(items)
+            name, _, version = request.model.partition("@")
+            results = []
+            for item, answer in zip(request.items, answers, strict=True):
+                result = self._result(index, answer)
+                result.id = item.id
+                served = inference_pb2.BatchResult(
+                    result=result, model=name or "shapes-clip", version=version or "1.0.0"
+                )
+                results.append(served)
+                index += 1
+            yield inference_pb2.BatchResponse(results=results[::-1])
+
+    def GenerateEmbeddingStream(self, request: inference_pb2.EmbeddingRequest, context: Any) -> Any:
+        items = tuple(item.image or item.text.encode() for item in request.items)
+        try:
+            self._script.meet(Seen(items, dict(context.invocation_metadata()), request.truncate, context.peer()))
+        except ModelMoraError as error:
+            self._abort(error, context)
+        for stage, percent in PROGRESS:
+            yield inference_pb2.EmbeddingProgress(stage=stage, percent=percent, done=1, total=2)
+        result = self._result(0, self._script.answer(items)[0])
+        yield inference_pb2.EmbeddingProgress(
+            stage="done", percent=100, result=result, model="shapes-clip", version="1.0.0"
+        )
+
     def _abort(self, error: ModelMoraError, context: Any) -> None:
         trailing = [("modelmora-code", error.code)]
         if error.retry_after_s is not None:
@@ -174,6 +210,38 @@ def model_entry(name: str = "shapes-clip", version: str = "1.0.0", **changed: An
     } | changed
 
 
+STEPS = [{"stage": "measuring", "precision": "fp32", "done": done, "total": 2} for done in (1, 2)]
+
+
+def report_entry(**changes: Any) -> dict[str, Any]:
+    """What `verify` reports of a model whose bf16 passes."""
+    near = {"lowest": 0.99991, "mean": 0.99995, "overlap": 0.9875, "difference": 0.0031}
+    same = {"lowest": 1.0, "mean": 1.0, "overlap": 1.0, "difference": 0.0}
+    formats = (("fp32", "reference", same, 40.0), ("bf16", "passes", near, 18.5))
+    report = {
+        "stage": "report",
+        "model": "shapes-clip",
+        "version": "1.0.0",
+        "device": "cpu",
+        "precision": "fp32",
+        "declared": "auto",
+        "gate": 0.999,
+        "passes": True,
+        "auto": "bf16",
+        "candidates": [
+            {
+                "precision": precision,
+                "verdict": verdict,
+                "likeness": {"embed_image": likeness, "embed_text": likeness},
+                "ms": {"embed_image": ms, "embed_text": 2.0},
+                "failed": None,
+            }
+            for precision, verdict, likeness, ms in formats
+        ],
+    }
+    return {**report, **changes}
+
+
 @dataclass(slots=True)
 class Plane:
     """What the control plane answers."""
@@ -197,6 +265,7 @@ class Plane:
             {"model": "vit-b-32@1.0.0", "done_bytes": 4096, "total_bytes": 4096, "licence": "MIT", "finished": True},
         ]
     )
+    findings: list[dict[str, Any]] = field(default_factory=lambda: [*STEPS, report_entry()])
     troubles: deque[ModelMoraError] = field(default_factory=deque)
     requests: list[tuple[str, str]] = field(default_factory=list)
 
@@ -288,11 +357,17 @@ class _App:
         return JSONResponse(body, 200 if waits else 202)
 
     async def pull(self, request: Request) -> Response:
+        return self._ndjson(request, self._plane.pull)
+
+    async def examine(self, request: Request) -> Response:
+        return self._ndjson(request, self._plane.findings)
+
+    def _ndjson(self, request: Request, entries: Sequence[dict[str, Any]]) -> Response:
         self._note(request)
 
         async def lines() -> Any:
-            for line in self._plane.pull:
-                yield json.dumps(line) + "\n"
+            for entry in entries:
+                yield json.dumps(entry) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -332,6 +407,7 @@ def app(script: Script, plane: Plane) -> Starlette:
             Route("/api/v1/models", its.models),
             Route("/api/v1/models/{ref}", its.model),
             Route("/api/v1/models/{ref}/pull", its.pull, methods=["POST"]),
+            Route("/api/v1/models/{ref}/verify", its.examine, methods=["POST"]),
             Route("/api/v1/models/{ref}/{verb}", its.change, methods=["POST"]),
             Route("/api/v1/limits", its.fixed),
             Route("/version", its.fixed),

@@ -1,8 +1,12 @@
-"""A runner worker in a process of its own: `python -m tests.doors.runner_process DIRECTORY INDEX DELAY_MS`."""
+"""A runner worker in a process of its own: `python -m tests.doors.runner_process DIRECTORY INDEX CONFIG [HANG_S]`.
+
+CONFIG is the no-op model's configuration as JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,13 +31,16 @@ def noop(**config: Any) -> ModelSpec:
     )
 
 
-async def serve(directory: Path, index: int, delay_ms: float) -> None:
+async def serve(directory: Path, index: int, config: dict[str, Any], hang_s: float) -> None:
     share = Share(threads=1, budget_bytes=2**30)
-    settings = HostSettings(group="default", index=index, directory=directory, share=share, drain_timeout_s=1.0)
-    catalogue = Catalogue((noop(delay_ms=delay_ms),), (GroupSpec(),))
+    settings = HostSettings(
+        group="default", index=index, directory=directory, share=share, drain_timeout_s=1.0, hang_s=hang_s
+    )
+    catalogue = Catalogue((noop(**config),), (GroupSpec(),))
     await RunnerHost(settings, catalogue, families.provider, lambda _: None).start()
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    hang_s = float(sys.argv[4]) if len(sys.argv) > 4 else 300.0
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), hang_s))

@@ -19,7 +19,17 @@ from click.testing import CliRunner, Result
 
 from modelmora.cli.__main__ import program
 from modelmora.errors import ModelNotFound, Overloaded
-from tests.doors.client_servers import Plane, Script, Seen, grpc_server, http_server, model_entry, vector_of
+from tests.doors.client_servers import (
+    PROGRESS,
+    Plane,
+    Script,
+    Seen,
+    grpc_server,
+    http_server,
+    model_entry,
+    report_entry,
+    vector_of,
+)
 
 
 @pytest.fixture
@@ -77,6 +87,28 @@ def test_one_picture_is_printed_shortly_or_as_json(folder: Path) -> None:
 def test_a_text_is_embedded_too(script: Script) -> None:
     assert json.loads(run("embed", "--json", "--text", "a red circle").stdout)["text"] == "a red circle"
     assert script.embedded == [b"a red circle"]
+
+
+@pytest.mark.usefixtures("servers")
+def test_progress_is_shown_for_one_thing(folder: Path, tmp_path: Path) -> None:
+    *steps, last = [
+        json.loads(line) for line in run("embed", "--progress", "--json", folder / "a.jpg").stdout.splitlines()
+    ]
+    assert [(step["stage"], step["percent"]) for step in steps] == [*PROGRESS]
+    assert last["embedding"] == components(b"bytes of a.jpg")
+    assert "shapes-clip@1.0.0  4  [" in run("embed", "--progress", "--text", "a cat").stdout
+
+    for wrong in ([folder], [folder / "a.jpg", "-o", tmp_path / "x.npz"]):
+        result = run("embed", "--progress", *wrong)
+        assert (result.exit_code, "--progress is for one" in result.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("servers")
+def test_progress_that_ends_in_an_error_says_so(folder: Path, script: Script) -> None:
+    script.bad = frozenset({b"bytes of a.jpg"})
+    result = run("embed", "--progress", folder / "a.jpg")
+    assert result.exit_code == 1
+    assert "the picture is cut off" in result.stderr
 
 
 @pytest.mark.usefixtures("servers")
@@ -166,7 +198,7 @@ def test_another_version_begins_anew(folder: Path, tmp_path: Path, script: Scrip
     script.requests.clear()
     plane.models = [model_entry(version="2.0.0")]
     assert run("embed", folder, "-o", tmp_path / "x.npz").exit_code == 0
-    assert len(script.requests) == 4
+    assert len(script.embedded) == 4
     assert set(np.load(tmp_path / "x.npz")["model"]) == {"shapes-clip@2.0.0"}
 
 
@@ -236,6 +268,30 @@ def test_pull_tells_size_and_licence(plane: Plane) -> None:
     plane.pull.pop()
     torn = run("pull", "vit-b-32")
     assert (torn.exit_code, "before vit-b-32 was complete" in torn.stderr) == (1, True)
+
+
+@pytest.mark.usefixtures("servers")
+def test_verify_shows_a_table_and_fails_when_what_is_loaded_is_below_the_gate(plane: Plane) -> None:
+    well = run("verify", "shapes-clip")
+    assert (well.exit_code, well.stdout.splitlines()) == (
+        0,
+        [
+            "shapes-clip@1.0.0 on cpu, loaded in fp32 (declared: auto)",
+            "PRECISION  IMAGES    TEXTS     NEIGHBOURS KEPT  LARGEST DIFFERENCE  MS A BATCH  VERDICT",
+            "fp32       1.000000  1.000000  100.0 %          0                   42.0        reference",
+            "bf16       0.999910  0.999910  98.8 %           0.0031              20.5        passes",
+            "gate: cosine >= 0.999; with `precision: auto` the next load takes bf16",
+        ],
+    )
+    assert json.loads(run("verify", "shapes-clip", "--json").stdout.splitlines()[-1]) == report_entry()
+    plane.findings[-1] = report_entry(passes=False, precision="bf16")
+    assert run("verify", "shapes-clip").exit_code == 1
+    plane.findings[-1]["candidates"][1] |= {"likeness": {}, "ms": {}, "failed": "not for this CPU"}
+    assert "bf16" in run("verify", "shapes-clip").stdout
+    assert "failed: not for this CPU" in run("verify", "shapes-clip").stdout
+    plane.findings.pop()
+    torn = run("verify", "shapes-clip")
+    assert (torn.exit_code, "before shapes-clip was verified" in torn.stderr) == (1, True)
 
 
 @pytest.mark.usefixtures("servers")

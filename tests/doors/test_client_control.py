@@ -15,11 +15,12 @@ from modelmora.errors import (
     ModelLoading,
     ModelMoraError,
     ModelNotFound,
+    OutOfMemory,
     Overloaded,
     ValidationFailed,
 )
 from modelmora.ports import Fetch
-from tests.doors.client_servers import Plane, Script, http_server, model_entry
+from tests.doors.client_servers import STEPS, Plane, Script, http_server, model_entry, report_entry
 
 
 @pytest.fixture
@@ -84,6 +85,18 @@ async def test_a_pull_that_fails_on_the_way_raises_what_the_server_said(client: 
         [fetch async for fetch in client.pull("vit-b-32")]
 
 
+async def test_verifying_tells_how_far_it_is_and_what_it_found(client: Client, plane: Plane) -> None:
+    steps = [dict(step) async for step in client.verify("shapes-clip@1.0.0", timeout=5)]
+    assert steps == [*STEPS, report_entry()]
+    assert plane.requests == [("POST", "/api/v1/models/shapes-clip@1.0.0/verify")]
+
+
+async def test_a_verification_that_fails_on_the_way_raises_what_the_server_said(client: Client, plane: Plane) -> None:
+    plane.findings[1] = {"error": {"code": "out_of_memory", "detail": "no room for a copy"}}
+    with pytest.raises(OutOfMemory, match="no room for a copy"):
+        [step async for step in client.verify("shapes-clip")]
+
+
 async def test_a_busy_control_plane_is_asked_again(client: Client, plane: Plane) -> None:
     plane.troubles = deque([Overloaded("busy"), ModelLoading("soon")])
     assert len(await client.models()) == 2
@@ -133,6 +146,7 @@ def test_the_sync_client_has_the_same_control_half(plane: Plane) -> None:
         assert client.unload("shapes-clip").state == "unloaded"
         assert client.warmup("shapes-clip").state == "loaded"
         assert [fetch.finished for fetch in client.pull("vit-b-32")] == [False, True]
+        assert [step["stage"] for step in client.verify("shapes-clip")] == ["measuring", "measuring", "report"]
         assert client.health()["status"] == "ok"
         assert client.ready()
         assert client.limits() == {"items": 256}

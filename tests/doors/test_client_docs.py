@@ -11,7 +11,13 @@ from tests.doors.client_servers import Script, grpc_server, http_server
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-PRINTED = ["shapes-clip@1.0.0 4\n", "0 Ok(value=Embedding(", "1 invalid_input cannot read absent.jpg", "4096 4096\n"]
+PRINTED = [
+    "shapes-clip@1.0.0 4\n",
+    "0 Ok(value=Embedding(",
+    "1 invalid_input cannot read absent.jpg",
+    "loading 35.0\ninference 80.0\n4\n",
+    "4096 4096\n",
+]
 
 
 @pytest.mark.parametrize(("example", "printed"), [*zip(EXAMPLES, PRINTED, strict=True)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -11,7 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +26,7 @@ from modelmora.domain.inference import Call, Content, Embedded, Image, Text
 from modelmora.domain.models import Batching, GroupSpec, ModelSpec
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.preprocess import Description, TextPreprocess
+from modelmora.domain.progress import Step
 from modelmora.errors import (
     DeadlineExceeded,
     DependencyUnavailable,
@@ -217,8 +222,8 @@ async def test_a_provider_that_trips_over_a_text_fails_that_text_alone(hop: Hop)
     await hop.host()
     load = hop.family.load
 
-    def loading(spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> object:
-        model = load(spec, folder, device=device, threads=threads)
+    def loading(spec: ModelSpec, folder: Path | None, **how: Any) -> object:
+        model = load(spec, folder, **how)
         tokenize = model.tokenize
 
         def tripping(text: str, *, truncate: bool) -> object:
@@ -246,8 +251,7 @@ async def test_a_caller_who_leaves_is_dropped_before_compute(hop: Hop) -> None:
     await until(lambda: hop.hosts[0].batcher.queued() == 2)
 
     leaving.cancel()
-    lanes = hop.hosts[0].batcher._queues.values()
-    await until(lambda: any(job.gone for lane in lanes for job in lane._jobs))  # the runner has heard of it
+    await until(lambda: hop.hosts[0].batcher.queued() == 1)  # the runner has heard of it
     hop.family.running.open()
 
     assert shown(await first + await staying) == [row_of(b"first"), row_of(b"staying")]
@@ -356,7 +360,7 @@ async def test_a_change_reaches_every_worker_of_the_group(hop: Hop) -> None:
     ]
     assert all(set(report.workers) == names for report in (loaded, warm, gone))
     assert loaded.ms > 0
-    assert sorted(len(batch) for batch in hop.family.batches) == [1, 1, 4, 4]
+    assert sorted(len(batch) for batch in hop.family.batches) == [1, 1, 2, 2, 4, 4]
     assert hop.family.closed == ["own", "own"]
 
 
@@ -436,8 +440,9 @@ async def test_the_socket_of_a_dead_process_is_swept_and_a_live_ones_is_left(hop
 def processes(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def begin(index: int, delay_ms: float) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.doors.runner_process", str(tmp_path), str(index), str(delay_ms)]
+    def begin(index: int, *, hang_s: float = 300.0, **config: Any) -> subprocess.Popen[bytes]:
+        told = [str(tmp_path), str(index), json.dumps(config), str(hang_s)]
+        command = [sys.executable, "-m", "tests.doors.runner_process", *told]
         started.append(start(command, log=tmp_path / f"runner-{index}.log", cwd=Path(__file__).parents[2]))
         return started[-1]
 
@@ -449,8 +454,10 @@ def processes(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]
 async def test_work_of_a_killed_runner_is_done_by_the_other(
     hop: Hop, processes: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    first, _ = processes(1, 100), processes(2, 100)
+    first, _ = processes(1, delay_ms=100), processes(2, delay_ms=100)
     await until(lambda: len(hop.handle.workers()) == 2, within_s=60)
+    await hop.handle.load(noop(), deadline=time.monotonic() + 60)
+    await until(lambda: all(view.holdings[noop().key].state == "loaded" for view in hop.handle.workers()))
     texts = [f"text {i}" for i in range(40)]
 
     asking = asyncio.create_task(hop.texts(noop(), *texts, within_s=60))
@@ -464,10 +471,21 @@ async def test_work_of_a_killed_runner_is_done_by_the_other(
     await until(lambda: not (hop.directory / f"default-1-{first.pid}.sock").exists())
 
 
+async def test_a_model_that_nobody_holds_is_brought_in_by_one_worker_alone(hop: Hop) -> None:
+    await hop.host(1)
+    await hop.host(2)
+    await until(lambda: len(hop.handle.workers()) == 2)
+
+    await asyncio.gather(*(hop.texts(OWN, f"{i}") for i in range(6)))
+    await hop.texts(OWN, "later")
+
+    assert hop.family.loads == ["own"]
+
+
 async def test_a_runner_that_dies_during_a_change_is_an_error_and_no_cancellation(
     hop: Hop, processes: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    process = processes(1, 60_000)
+    process = processes(1, delay_ms=60_000)
     await until(lambda: len(hop.handle.workers()) == 1, within_s=60)
     asked = asyncio.create_task(hop.handle.warmup(noop(), deadline=time.monotonic() + 60))
     await until(lambda: any(view.holdings for view in hop.handle.workers()))
@@ -476,6 +494,88 @@ async def test_a_runner_that_dies_during_a_change_is_an_error_and_no_cancellatio
 
     with pytest.raises(DependencyUnavailable, match="went away meanwhile"):
         await asked
+
+
+@contextlib.asynccontextmanager
+async def kept_alive(begin: Callable[[], subprocess.Popen[bytes]]) -> AsyncIterator[list[subprocess.Popen[bytes]]]:
+    """A runner that is started again whenever it ends; all that were started."""
+    started = [begin()]
+
+    async def watch() -> None:
+        while True:
+            await until(lambda: started[-1].poll() is not None, within_s=600)
+            started.append(begin())
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield started
+    finally:
+        watching.cancel()
+
+
+async def test_an_item_that_ends_its_runners_is_answered_and_its_neighbours_are_computed(
+    hop: Hop, processes: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """The first death accuses nobody, the second all that were computed, the third the one that was alone."""
+    async with kept_alive(lambda: processes(1, crash_on="CRASH")) as started:
+        await until(lambda: len(hop.handle.workers()) == 1, within_s=60)
+
+        outcomes = await hop.texts(noop(), "a", "CRASH", *(f"text {i}" for i in range(10)), within_s=120)
+
+        failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Failed)]
+        assert failed == [1]
+        assert "the runner ended 2 times while it computed this item" in str(outcomes[1])
+        assert len([process for process in started if process.poll() is not None]) == 3
+
+
+async def test_a_forward_that_hangs_fails_its_batch_and_the_runner_is_replaced(
+    hop: Hop, processes: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    async with kept_alive(lambda: processes(1, hang_s=0.5, hang_on="HANG")) as started:
+        await until(lambda: len(hop.handle.workers()) == 1, within_s=60)
+
+        hung = await hop.texts(noop(), "HANG", within_s=60)
+        assert shown(hung) == ["internal"]
+        assert "has not come back" in str(hung[0])
+
+        assert shown(await hop.texts(noop(), "a", within_s=60)) == direct(b"a", spec=noop())
+        assert started[0].wait() == 75
+
+
+async def test_how_far_an_item_is_crosses_only_when_asked(hop: Hop) -> None:
+    await hop.host()
+    steps: list[tuple[int, Step]] = []
+
+    items: list[Content] = [Text("a"), Text("b")]
+    await hop.handle.embed(
+        NOOP_SPEC, "embed_text", items, call=call(), watch=lambda index, step: steps.append((index, step))
+    )
+
+    for index in (0, 1):
+        stages = list(dict.fromkeys(step.stage for i, step in steps if i == index))
+        assert stages[0] == "preprocessing"
+        assert set(stages) <= {"preprocessing", "queued", "loading", "inference"}
+    steps.clear()
+    await hop.texts(NOOP_SPEC, "a")
+    assert steps == []
+
+
+async def test_bulk_work_crosses_as_such(hop: Hop) -> None:
+    """Bulk waits while interactive work overtakes it, a counted number of times."""
+    await hop.host()
+    hop.family.running.close()
+    first = asyncio.create_task(hop.texts(OWN, "first"))
+    await until(hop.family.running.reached.is_set)
+    bulk = replace(call(), priority="bulk")
+    items: list[Content] = [Text(f"bulk {i}") for i in range(2)]
+    later = asyncio.create_task(hop.handle.embed(OWN, "embed_text", items, call=bulk))
+    await until(lambda: hop.hosts[0].batcher.queued() == 2)
+    urgent = asyncio.create_task(hop.texts(OWN, *(f"urgent {i}" for i in range(4))))
+    await until(lambda: hop.hosts[0].batcher.queued() == 6)
+    hop.family.running.open()
+
+    await asyncio.gather(first, later, urgent)
+    assert hop.family.batches[1] == [b"urgent %d" % i for i in range(4)]
 
 
 async def test_a_link_that_is_given_up_while_a_model_is_described_cancels_no_caller(hop: Hop) -> None:

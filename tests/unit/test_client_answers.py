@@ -15,7 +15,7 @@ import pytest
 from modelmora.client.address import Address
 from modelmora.client.answers import arrange, item_error, parse_server_timing
 from modelmora.client.chunks import chunks
-from modelmora.client.grpc_transport import error_of as error_of_call
+from modelmora.client.grpc_messages import error_of as error_of_call
 from modelmora.client.http_connection import error_of as error_of_response
 from modelmora.client.http_transport import _outcomes
 from modelmora.domain.inference import Content, Image, Text
