@@ -8,6 +8,7 @@ needs is imported where it is used: a start takes a third less time.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from modelmora import collector, lifeline
 from modelmora.domain.models import GroupSpec
 from modelmora.errors import ValidationFailed
 from modelmora.settings import Settings
+from runners.engine import Engine
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -35,7 +37,8 @@ try:
 except ValidationFailed as error:  # read before anything starts: the message is all there is to say
     sys.exit(str(error))
 
-BUILT = bento.built_services(Path(__file__).resolve().parent)
+HERE = Path(__file__).resolve().parent
+BUILT = bento.built_services(HERE)
 for _group in CATALOGUE.groups:
     if BUILT is not None and f"runner-{_group.name}" not in BUILT:
         sys.exit(f"{SETTINGS.registry}: this Bento was built without the group {_group.name!r}; build it with it")
@@ -48,6 +51,7 @@ def _api_app(bento_app: Starlette) -> ASGIApp:
     from modelmora.telemetry import configure_logging
 
     configure_logging(SETTINGS.log.level, SETTINGS.log.format)
+    bento.keep_connections(SETTINGS.http.keep_alive_s)
     return mount(bento_app, CORE, SETTINGS)
 
 
@@ -59,7 +63,10 @@ def _runner_app(bento_app: Starlette) -> ASGIApp:
 
 
 def _runner_service(group: GroupSpec) -> bentoml.Service[Any]:
-    """A service without any API: it declares the processes, our gRPC carries the traffic."""
+    """A service without any API: it declares the processes, our gRPC carries the traffic.
+
+    Its worker only keeps an engine alive, the process that holds the models; see `wiring/engine.py`.
+    """
 
     @bentoml.service(
         name=f"runner-{group.name}",
@@ -72,19 +79,20 @@ def _runner_service(group: GroupSpec) -> bentoml.Service[Any]:
 
         @bentoml.on_startup
         async def start(self) -> None:
-            from wiring.runner import runner_host
-
             folder = bento.socket_directory(f"runner-{group.name}")
             if folder is None:
                 return
-            lifeline.hold(grace_s=SETTINGS.runner.drain_timeout_s)
-            self.host = runner_host(SETTINGS, CATALOGUE, group, index=bento.worker_index(), folder=folder)
-            await self.host.start()
+            grace_s = SETTINGS.runner.drain_timeout_s
+            lifeline.hold(grace_s=grace_s)
+            told = (group.name, str(bento.worker_index()), str(folder))
+            command = (sys.executable, "-m", "wiring.engine", *told)
+            self.engine = Engine(command, folder=HERE, env=os.environ, grace_s=grace_s + 5.0)
+            self.engine.start()
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
-            if hasattr(self, "host"):
-                await self.host.stop()
+            if hasattr(self, "engine"):
+                await self.engine.stop()
 
     return RunnerWorker
 

@@ -6,26 +6,30 @@ only errors of `modelmora.errors`; foreign exceptions are translated in the adap
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from modelmora.domain.inference import Call, Content, Embedded, Inference
 from modelmora.domain.models import ModelRef, ModelSpec, ModelType, State, Task
 from modelmora.domain.outcome import Outcome
+from modelmora.domain.progress import Step
+
+Watch: TypeAlias = Callable[[int, Step], None]
+"""Told how far the item of an index is; called on the event loop, must be quick and must not raise."""
 
 
 class Embedder(Protocol):
     """Turns pictures or texts into vectors."""
 
     async def embed(
-        self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call
+        self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call, watch: Watch | None = None
     ) -> list[Outcome[Embedded]]:
         """One outcome per item, same order; never raises for an item, only when all are lost.
 
         An item whose deadline passes fails with `deadline_exceeded`; a cancelled caller's items are
-        dropped before compute.
+        dropped before compute. `watch` costs messages; without it progress costs nothing.
         """
         ...
 
@@ -58,10 +62,19 @@ class WorkerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warmed:
+    """One batch of a warm-up and its milliseconds."""
+
+    task: Task
+    items: int
+    ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReport:
     """What load, unload and warm-up answer: one entry over all workers of the group.
 
-    `ms` is the wall time of the slowest worker, `bytes` the largest footprint.
+    `ms` is the wall time of the slowest worker, `bytes` the largest footprint, `warmed` the slowest worker's batches.
     """
 
     model: str
@@ -70,6 +83,10 @@ class ModelReport:
     workers: tuple[str, ...]
     ms: float
     bytes: int
+    warmed: tuple[Warmed, ...] = ()
+
+
+Examination = Literal["verify", "tune"]
 
 
 class ModelHost(Protocol):
@@ -86,6 +103,14 @@ class ModelHost(Protocol):
 
     async def warmup(self, model: ModelSpec, *, deadline: float) -> ModelReport:
         """Loads if need be, then runs each batch bucket once."""
+        ...
+
+    def examine(self, model: ModelSpec, what: Examination, *, deadline: float) -> AsyncIterator[Mapping[str, Any]]:
+        """A long look at a model on one worker: JSON-ready steps, the last one is the report.
+
+        `verify` compares its vectors with the fp32 reference's, `tune` sweeps batch sizes and threads.
+        Raises what loading raises, and CapabilityMissing.
+        """
         ...
 
     def workers(self) -> Sequence[WorkerView]:

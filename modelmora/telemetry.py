@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from collections import Counter as Tally
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Histogram, multiprocess
 
 from modelmora.domain.inference import Inference
 from modelmora.domain.outcome import Failed, Ok
@@ -22,6 +24,9 @@ REQUEST_SECONDS = Histogram(
 QUEUE_SECONDS = Histogram(
     "modelmora_queue_seconds", "Time of an item in the runner's queue", ["model", "version", "task"], buckets=_STAGES
 )
+PREPROCESS_SECONDS = Histogram(
+    "modelmora_preprocess_seconds", "Decoding or tokenising an item", ["model", "version", "task"], buckets=_STAGES
+)
 REQUESTS = Counter("modelmora_requests", "Requests answered, by face and error code", ["face", "code"])
 
 
@@ -32,9 +37,18 @@ def count_inference(record: Inference) -> None:
     for code, count in codes.items():
         ITEMS.labels(model, version, task, face, code).inc(count)
     REQUEST_SECONDS.labels(model, version, task, face).observe(record.total_ms / 1e3)
-    queue = max((o.value.timings.queue_ms for o in record.outcomes if not isinstance(o, Failed)), default=None)
-    if queue is not None:
-        QUEUE_SECONDS.labels(model, version, task).observe(queue / 1e3)
+    done = [o.value.timings for o in record.outcomes if not isinstance(o, Failed)]
+    if done:
+        QUEUE_SECONDS.labels(model, version, task).observe(max(t.queue_ms for t in done) / 1e3)
+        PREPROCESS_SECONDS.labels(model, version, task).observe(max(t.preprocess_ms for t in done) / 1e3)
+
+
+def forget(pid: int) -> None:
+    """Drops the gauges of a process that is gone: a killed one would hold its memory for ever."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder:
+        with contextlib.suppress(FileNotFoundError):  # another API worker was faster
+            multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call] # the library's
 
 
 def configure_logging(level: str, format_: str) -> None:

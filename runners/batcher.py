@@ -1,23 +1,32 @@
-"""Puts the work of many callers together, one queue per (model, task, shape), one outcome per item."""
+"""Puts the work of many callers together: queues, lanes, one outcome per item.
+
+Decides nothing itself: when a batch starts and on how many lanes is `domain/batching.py`, who goes first
+`domain/priority.py`. Everything runs on one event loop; only the batches run in threads, one a lane.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from modelmora.domain.batching import BatchClock, Queue, Run, Wait, decide
-from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import DeadlineExceeded, InternalError, ModelMoraError, Overloaded
+from modelmora.domain.batching import Lanes, Run, Wait, decide
+from modelmora.domain.models import Task
+from modelmora.domain.outcome import Failed, Ok
+from modelmora.domain.priority import next_turn
+from modelmora.domain.progress import Step
+from modelmora.errors import InternalError, ModelMoraError, Overloaded
+from runners import telemetry
+from runners.compute import Ran, run_batch
+from runners.jobs import Computed, Job, JobQueue, Key
+from runners.lanes import ComputeLanes, Hung, Patience
 from runners.pool import Pool
-from runners.provider import Loaded
+from runners.provider import Loaded, Tell
+from runners.suspects import Suspects
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,266 +36,296 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MAX_BATCH = 16
 IDLE_QUEUE_S = 60.0
+WARY_S = 0.02
+"""For the message that a batch begins to leave before the batch can end the process."""
 
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """One item's vector (float32 bytes) and its milliseconds in the queue and in the batch."""
-
-    vector: bytes
-    queue_ms: float
-    inference_ms: float
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Job:
-    """One item on its way; `done` is called exactly once, on the event loop.
-
-    `deadline` is on `time.monotonic()`.
-    """
-
-    spec: ModelSpec
-    task: Task
-    array: NDArray[np.generic]
-    deadline: float
-    done: Callable[[Outcome[Computed]], None]
-    since: float = field(default_factory=time.monotonic)
-    gone: bool = False
-
-    def finish(self, outcome: Outcome[Computed]) -> None:
-        """Answers, unless the caller left or was answered already."""
-        if not self.gone:
-            self.gone = True
-            self.done(outcome)
+PATIENCE = Patience()
+LANE_ITEMS = 1
+"""So many items justify a lane of its own on a CPU. ViT-B/32 on two cores, images/s on one lane of two threads and on
+two lanes of one: 8.8 and 14.4 with one item in each batch, 15.1 and 18.8 with four, 16.3 and 19.1 with sixteen."""
 
 
 class Batcher:
     """Accepts jobs and answers each exactly once: with its vector, its error, or its deadline's.
 
-    Jobs of one queue have one shape (but for the last axis: raw bytes may differ in length). A batch
-    that raises is split until the bad item stands alone.
+    `lanes` is the device: how many cores, how many batches side by side. `on_hang` is called when a forward does not
+    come back: its items have been answered, its lane is lost.
     """
 
-    def __init__(self, pool: Pool, *, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        lanes: Lanes | None = None,
+        patience: Patience = PATIENCE,
+        on_hang: Callable[[], None] = lambda: None,
+    ) -> None:
         self._pool = pool
-        self._queues: dict[tuple[str, Task, tuple[int, ...]], _Lane] = {}
-        self._compute = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
-        self._turn = asyncio.Semaphore(lanes)
+        self._lanes = ComputeLanes(lanes or Lanes(cores=1, limit=1, worth=LANE_ITEMS), patience=patience)
+        self._on_hang = on_hang
+        self._queues: dict[Key, JobQueue] = {}
+        self._fetching: dict[Key, asyncio.Task[None]] = {}
+        self._batches: set[asyncio.Task[None]] = set()
+        self._fits: dict[Key, int] = {}
+        self._suspects = Suspects()
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def submit(self, job: Job) -> None:
         """Queues the job; a full queue or a closed batcher answers at once."""
         if self._closed:
             return job.finish(Failed(_leaving()))
-        key = (job.spec.key, job.task, job.array.shape[:-1])
-        lane = self._queues.get(key)
-        if lane is None:
-            lane = self._queues[key] = _Lane(job.spec, self._pool, self._run_batch, lambda: self._drop(key))
-        lane.put(job)
+        job.alone = job.alone or self._suspects.known(job.spec.key, job.array)
+        queue = self._queue(job)
+        if queue.waiting() >= job.spec.batching.queue:
+            telemetry.count_overload(job.spec, job.task)
+            return job.finish(Failed(self._full(queue)))
+        queue.put(job)
+        if job.tell is not None:
+            job.tell(Step("queued"))
+        self._pump_soon()
 
-    async def run_alone(self, loaded: Loaded, task: Task, batch: Sequence[NDArray[np.generic]]) -> None:
-        """One batch outside the queues, in its turn: a model is never run beside its own work."""
-        async with self._turn:
-            await asyncio.get_running_loop().run_in_executor(self._compute, loaded.run, task, batch)
+    async def run_alone(
+        self, loaded: Loaded, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0
+    ) -> None:
+        """One batch outside the queues, on a lane of its own (`threads` 0: all cores); raises what the model does."""
+        await self._lanes.when_free()
+        self._lanes.take(len(batch))
+        try:
+            work = partial(loaded.run, task, batch, threads=threads or self._lanes.cores)
+            await self._lanes.run(work, predicted_s=0.0)
+        finally:
+            self._lanes.give(len(batch))
+            self._pump_soon()
 
     def queued(self) -> int:
         """Items waiting, over all queues."""
-        return sum(lane.waiting() for lane in self._queues.values())
+        return sum(queue.waiting() for queue in self._queues.values())
 
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return any(lane.waiting() or lane.running for lane in self._queues.values())
+        return self._lanes.busy() > 0 or self.queued() > 0
 
     async def close(self) -> None:
         """Answers what still waits, and stops."""
         self._closed = True
-        for lane in list(self._queues.values()):
-            lane.close()
-        self._compute.shutdown(wait=False)
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in (*self._fetching.values(), *self._batches):
+            task.cancel()
+        for queue in self._queues.values():
+            queue.fail_all(_leaving())
+        await asyncio.gather(*self._fetching.values(), *self._batches, return_exceptions=True)
+        self._lanes.close()
 
-    def _drop(self, key: tuple[str, Task, tuple[int, ...]]) -> None:
-        self._queues.pop(key, None)
+    def _queue(self, job: Job) -> JobQueue:
+        queue = self._queues.get(job.key)
+        if queue is None:
+            size = job.spec.batching.max_batch or DEFAULT_MAX_BATCH
+            size = 1 if job.alone else min(size, self._fits.get(job.key, size))
+            queue = self._queues[job.key] = JobQueue(job.spec, max_batch=size)
+        return queue
 
-    async def _run_batch(self, loaded: Loaded, jobs: Sequence[Job]) -> None:
-        """Runs one batch in its turn and answers every job of it."""
-        async with self._turn:
-            jobs = [job for job in jobs if _alive(job)]
-            if not jobs:
-                return
-            started = time.monotonic()
-            loop = asyncio.get_running_loop()
-            outcomes = await loop.run_in_executor(self._compute, bisect, loaded, jobs[0].task, [j.array for j in jobs])
-            spent = (time.monotonic() - started) * 1e3
-        for job, outcome in zip(jobs, outcomes, strict=True):
+    def _full(self, queue: JobQueue) -> Overloaded:
+        batches = queue.waiting() / queue.max_batch
+        wait = queue.predict(queue.max_batch, 1) * batches
+        said = f"{queue.spec.key}: {queue.waiting()} items are waiting"
+        return Overloaded(said, retry_after_s=max(1.0, wait))
+
+    def _pump_soon(self) -> None:
+        """One look at the queues for everything that happens in one turn of the loop."""
+        if not self._pumping and not self._closed:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Starts what is due; sleeps until the exact next moment something can be."""
+        self._pumping = False
+        if self._closed:
+            return
+        now = time.monotonic()
+        self._tidy(now)
+        while (wake := self._start_next(now)) is None:
+            pass
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = min(wake, now + IDLE_QUEUE_S) if self._queues else wake
+        if wake < float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - now), self._pump_soon)
+
+    def _start_next(self, now: float) -> float | None:
+        """Starts one batch and returns None, or returns the next moment to look again."""
+        lanes = self._lanes.facts(self.queued())
+        due: list[tuple[Key, Run]] = []
+        wake = float("inf")
+        for key, queue in self._queues.items():
+            if not queue.waiting() or not self._in_memory(key, queue):
+                wake = min(wake, queue.next_deadline())
+                continue
+            match decide(queue.facts(now), lanes, now):
+                case Run() as run:
+                    due.append((key, run))
+                case Wait(until):
+                    wake = min(wake, until, queue.next_deadline())
+        if not due:
+            return wake
+        self._start(*self._choose(due))
+        return None
+
+    def _choose(self, due: list[tuple[Key, Run]]) -> tuple[Key, Run]:
+        """Whose turn it is; bulk queues that are passed over for interactive work are counted."""
+        if len(due) == 1:
+            return due[0]
+        turns = [self._queues[key].turn() for key, _ in due]
+        chosen = next_turn(turns)
+        for (key, _), turn in zip(due, turns, strict=True):
+            if turns[chosen].interactive and not turn.interactive:
+                self._queues[key].passed_over += 1
+        return due[chosen]
+
+    def _start(self, key: Key, run: Run) -> None:
+        queue = self._queues[key]
+        jobs = queue.take(run.count)
+        queue.passed_over = 0
+        queue.running += 1
+        self._lanes.take(len(jobs))
+        task = asyncio.create_task(self._batch(key, queue, jobs, run.threads))
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+
+    async def _batch(self, key: Key, queue: JobQueue, jobs: list[Job], threads: int) -> None:
+        """Runs one batch and answers every job of it, whatever happens."""
+        try:
+            async with self._pool.lease(queue.spec) as loaded:
+                self._lanes.freed.set()  # whoever fetched the model for this queue may let go of it
+                await self._compute(key, queue, loaded, jobs, threads)
+        except ModelMoraError as error:
+            _fail(jobs, error)
+        except asyncio.CancelledError:
+            _fail(jobs, _leaving())
+            raise
+        except Exception as cause:  # the lane must outlive whatever goes wrong in one batch
+            log.exception("batch_failed", model=queue.spec.key)
+            _fail(jobs, InternalError(f"{queue.spec.key}: {type(cause).__name__} in the runner; see its log"))
+        finally:
+            queue.running -= 1
+            self._lanes.give(len(jobs))
+            self._pump_soon()
+
+    async def _compute(self, key: Key, queue: JobQueue, loaded: Loaded, jobs: list[Job], threads: int) -> None:
+        tell = _teller(jobs)
+        if any(job.wary for job in jobs):
+            await asyncio.sleep(WARY_S)
+        started = time.monotonic()
+        arrays = [job.array for job in jobs]
+        work = partial(self._forward, queue, loaded, key[1], arrays, threads=threads, tell=tell)
+        try:
+            ran = await self._lanes.run(work, predicted_s=queue.predict(len(jobs), threads))
+        except Hung as hung:
+            return self._hung(queue, jobs, hung.seconds)
+        spent = time.monotonic() - started
+        queue.learn(len(jobs), threads, spent)
+        self._learn(key, queue, jobs, ran)
+        telemetry.count_batch(queue.spec, key[1], items=len(jobs), seconds=spent, extra=ran.extra)
+        for job, outcome in zip(jobs, ran.outcomes, strict=True):
             match outcome:
                 case Ok(vector):
-                    job.finish(Ok(Computed(vector, (started - job.since) * 1e3, spent)))
+                    job.finish(Ok(Computed(vector, (started - job.since) * 1e3, spent * 1e3)))
                 case Failed():
                     job.finish(outcome)
 
+    def _forward(
+        self,
+        queue: JobQueue,
+        loaded: Loaded,
+        task: Task,
+        arrays: Sequence[NDArray[np.generic]],
+        *,
+        threads: int,
+        tell: Tell | None,
+    ) -> Ran:
+        """In a lane's thread."""
+        with self._pool.measuring(queue.spec, task, len(arrays)):
+            return run_batch(loaded, task, arrays, threads=threads, tell=tell)
 
-def bisect(loaded: Loaded, task: Task, batch: Sequence[NDArray[np.generic]]) -> list[Outcome[bytes]]:
-    """One outcome per input: a batch that raises is halved until the input at fault stands alone."""
-    try:
-        rows = loaded.run(task, batch)
-        if len(rows) != len(batch):
-            raise InternalError(f"the model answered {len(rows)} rows for {len(batch)} inputs")
-    except Exception as cause:
-        if len(batch) > 1:
-            half = len(batch) // 2
-            return bisect(loaded, task, batch[:half]) + bisect(loaded, task, batch[half:])
-        return [Failed(_blame(loaded, cause))]
-    return [Ok(row.tobytes()) for row in rows]
+    def _learn(self, key: Key, queue: JobQueue, jobs: Sequence[Job], ran: Ran) -> None:
+        for index in ran.culprits:
+            self._suspects.add(queue.spec.key, jobs[index].array)
+        if ran.fits is not None:
+            telemetry.count_halving(queue.spec, key[1])
+            queue.max_batch = self._fits[key] = min(ran.fits, queue.max_batch)
+
+    def _hung(self, queue: JobQueue, jobs: Sequence[Job], seconds: float) -> None:
+        """The thread cannot be ended, only the process: its items are answered, then somebody must replace it."""
+        log.error("forward_hung", model=queue.spec.key, items=len(jobs), seconds=seconds)
+        said = f"{queue.spec.key} has not come back from a batch for {seconds:.0f} s; the runner is replaced, retry"
+        _fail(jobs, InternalError(said))
+        self._on_hang()
+
+    def _in_memory(self, key: Key, queue: JobQueue) -> bool:
+        """Whether the model is here; where it is not, it is fetched, once for the queue."""
+        if self._pool.peek(queue.spec) is not None:
+            return True
+        if key not in self._fetching:
+            self._fetching[key] = asyncio.create_task(self._fetch(key, queue))
+        return False
+
+    async def _fetch(self, key: Key, queue: JobQueue) -> None:
+        """Loads the model and holds it until a batch does: else it might be evicted before its first one."""
+        loop = asyncio.get_running_loop()
+
+        def told(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(queue.tell, Step("loading", done, total))
+
+        try:
+            async with self._pool.lease(queue.spec, tell=told):
+                self._pump_soon()
+                while queue.waiting() and not queue.running and not self._closed:
+                    await self._lanes.freed.wait(1.0)
+        except ModelMoraError as error:
+            queue.fail_all(error)
+        except Exception as cause:
+            log.exception("fetch_failed", model=queue.spec.key)
+            queue.fail_all(InternalError(f"{queue.spec.key}: {type(cause).__name__} in the runner; see its log"))
+        finally:
+            self._fetching.pop(key, None)
+            self._pump_soon()
+
+    def _tidy(self, now: float) -> None:
+        """Answers those whose time is over; queues that nobody used for a while go."""
+        for key, queue in list(self._queues.items()):
+            queue.expire(now)
+            if queue.shown != queue.waiting():
+                telemetry.queue_depth(queue.spec, key[1]).inc(queue.waiting() - queue.shown)
+                queue.shown = queue.waiting()
+            if queue.waiting() or queue.running or key in self._fetching:
+                queue.idle_since = now
+            elif now - queue.idle_since > IDLE_QUEUE_S:
+                del self._queues[key]
 
 
-def _blame(loaded: Loaded, cause: Exception) -> ModelMoraError:
-    if isinstance(cause, ModelMoraError):
-        return cause
-    log.warning("item_failed", model=loaded.description.model, exc_info=cause)
-    return InternalError(f"{loaded.description.model} failed on this item; the runner's log has the details")
+def _teller(jobs: Sequence[Job]) -> Tell | None:
+    """From a compute thread to everybody in the batch who asked; None when nobody did."""
+    asking = [job.tell for job in jobs if job.tell is not None]
+    if not asking:
+        return None
+    loop = asyncio.get_running_loop()
+    for tell in asking:
+        tell(Step("inference"))
+
+    def told(done: int, total: int) -> None:
+        for tell in asking:
+            loop.call_soon_threadsafe(tell, Step("inference", done, total))
+
+    return told
+
+
+def _fail(jobs: Sequence[Job], error: ModelMoraError) -> None:
+    for job in jobs:
+        job.finish(Failed(error))
 
 
 def _leaving() -> Overloaded:
     return Overloaded("this runner is shutting down", retry_after_s=1.0)
-
-
-def _alive(job: Job) -> bool:
-    if not job.gone and job.deadline <= time.monotonic():
-        job.finish(Failed(DeadlineExceeded("the deadline passed before the item was computed")))
-    return not job.gone
-
-
-class _Lane:
-    """The queue of one (model, task, shape) and the task that empties it; goes away when idle."""
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        pool: Pool,
-        run: Callable[[Loaded, Sequence[Job]], Awaitable[None]],
-        drop: Callable[[], None],
-    ) -> None:
-        self._spec = spec
-        self._pool = pool
-        self._run = run
-        self._drop = drop
-        self._jobs: deque[Job] = deque()
-        self._arrival = asyncio.Event()
-        self._clock = BatchClock()
-        self._demand = 0
-        self._free_since = time.monotonic()
-        self._first_deadline = float("inf")
-        self.running = False
-        self._task = asyncio.create_task(self._serve())
-
-    def put(self, job: Job) -> None:
-        if len(self._jobs) >= self._spec.batching.queue:
-            wait = self._clock.predict(self._max_batch()) * len(self._jobs) / self._max_batch()
-            full = f"{self._spec.key}: {len(self._jobs)} items are waiting"
-            return job.finish(Failed(Overloaded(full, retry_after_s=max(1.0, wait))))
-        self._jobs.append(job)
-        self._first_deadline = min(self._first_deadline, job.deadline)
-        self._arrival.set()
-
-    def waiting(self) -> int:
-        return len(self._jobs)
-
-    def close(self) -> None:
-        self._task.cancel()
-        while self._jobs:
-            self._jobs.popleft().finish(Failed(_leaving()))
-
-    async def _serve(self) -> None:
-        while await self._has_work():
-            try:
-                await self._next_batch()
-            except ModelMoraError as error:
-                self._fail_all(error)
-            except Exception as cause:  # the lane must outlive whatever goes wrong in one batch
-                log.exception("lane_failed", model=self._spec.key)
-                self._fail_all(self._unexpected(cause))
-        self._drop()
-
-    def _unexpected(self, cause: BaseException) -> ModelMoraError:
-        if isinstance(cause, asyncio.CancelledError):
-            return _leaving()
-        return InternalError(f"{self._spec.key}: {type(cause).__name__} in the runner; see its log")
-
-    async def _has_work(self) -> bool:
-        while not self._jobs:
-            self._arrival.clear()
-            if not await self._arrives_within(IDLE_QUEUE_S):
-                return bool(self._jobs)
-        return True
-
-    async def _next_batch(self) -> None:
-        loaded = self._pool.peek(self._spec)
-        if loaded is None:
-            await self._load()
-        count = await self._linger()
-        jobs = [self._jobs.popleft() for _ in range(count)]
-        self._first_deadline = min((job.deadline for job in self._jobs), default=float("inf"))
-        jobs = [job for job in jobs if _alive(job)]
-        if jobs:
-            await self._run_and_learn(jobs)
-
-    async def _run_and_learn(self, jobs: list[Job]) -> None:
-        self.running = True
-        try:
-            async with self._pool.lease(self._spec) as loaded:
-                started = time.monotonic()
-                await self._run(loaded, jobs)
-        except BaseException as cause:
-            error = cause if isinstance(cause, ModelMoraError) else self._unexpected(cause)
-            for job in jobs:
-                job.finish(Failed(error))
-            raise
-        finally:
-            self.running = False
-        self._free_since = time.monotonic()
-        self._clock = self._clock.learn(len(jobs), self._free_since - started)
-        self._demand = len(jobs) + len(self._jobs)
-
-    async def _load(self) -> None:
-        """Brings the model in while letting those go whose deadline passes meanwhile."""
-        loading = asyncio.ensure_future(self._pool.load(self._spec))
-        while not loading.done():
-            next_deadline = min((job.deadline for job in self._jobs), default=time.monotonic() + 1.0)
-            await asyncio.wait({loading}, timeout=max(0.0, next_deadline - time.monotonic()))
-            self._jobs = deque(job for job in self._jobs if _alive(job))
-        loading.result()
-
-    async def _linger(self) -> int:
-        while self._jobs:
-            match decide(self._facts(), time.monotonic()):
-                case Run(count):
-                    return count
-                case Wait(until):
-                    self._arrival.clear()
-                    await self._arrives_within(until - time.monotonic())
-        return 0
-
-    async def _arrives_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._arrival.wait()
-        except TimeoutError:
-            return False
-
-    def _facts(self) -> Queue:
-        return Queue(
-            queued=len(self._jobs),
-            demand=self._demand,
-            max_batch=self._max_batch(),
-            free_since=self._free_since,
-            batch_s=self._clock.predict(min(self._max_batch(), max(self._demand, 1))),
-            max_wait_s=self._spec.batching.max_wait_ms / 1e3,
-            first_deadline=self._first_deadline,
-        )
-
-    def _max_batch(self) -> int:
-        return self._spec.batching.max_batch or DEFAULT_MAX_BATCH
-
-    def _fail_all(self, error: ModelMoraError) -> None:
-        while self._jobs:
-            self._jobs.popleft().finish(Failed(error))

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from modelmora.domain.models import ModelSpec
+from modelmora.domain.models import ModelSpec, State
 from modelmora.domain.outcome import Failed
-from modelmora.errors import DeadlineExceeded, DependencyUnavailable
-from modelmora.ports import WorkerView
+from modelmora.errors import DeadlineExceeded, DependencyUnavailable, InternalError
+from modelmora.ports import Footprint, WorkerView
+from modelmora.telemetry import forget
 from runners.link import Link, Open, close_all
 
 log = structlog.get_logger(__name__)
 
 DISCOVERY_S = 1.0
+SHOWN_S = 2.0
+WANTED_S = 0.1
+"""Between looks while somebody waits for a worker to come."""
+
 SHUN_S = 0.5
 """A socket that just failed is not tried again for so long: its process may be dead and not yet reaped."""
 
@@ -27,11 +34,18 @@ SHUN_S = 0.5
 class Fleet:
     """Sends items to workers, and to another one when a worker dies; each item ends by its deadline.
 
-    `directories` maps each group to the folder its workers bind their sockets in.
+    `directories` maps each group to the folder its workers bind their sockets in; `known` are the footprints
+    that the workers of a group are told when they are found.
     """
 
-    def __init__(self, directories: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        directories: Mapping[str, Path],
+        *,
+        known: Callable[[str], Awaitable[Sequence[Footprint]]] | None = None,
+    ) -> None:
         self._directories = dict(directories)
+        self._known = known
         self._links: dict[Path, Link] = {}
         self._waiting: dict[int, Open] = {}
         self._shunned: dict[Path, float] = {}
@@ -89,6 +103,18 @@ class Fleet:
                 return link
             await self._wait_change(deadline, model.group)
 
+    async def shows(self, link: Link, model: str, state: State) -> None:
+        """Waits until a worker's view says what the worker answered: whoever asks next must not be told otherwise."""
+        until = time.monotonic() + SHOWN_S
+        while link.view is not None and time.monotonic() < until:
+            holding = link.view.holdings.get(model)
+            if (holding.state if holding else "unloaded") == state:
+                return
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self.changed.wait()
+
     async def _wait_change(self, deadline: float, group: str) -> None:
         self._look.set()
         self.changed.clear()
@@ -101,17 +127,15 @@ class Fleet:
             ) from None
 
     def _choose(self, group: str, model: str) -> Link | None:
-        """The least loaded worker that holds the model, else the least loaded, most roomy one."""
-        links = self.links(group)
-        holders = [link for link in links if _holds(link, model)]
-        return min(holders or links, key=lambda link: (len(link.open), -_room(link)), default=None)
+        """The least loaded worker that holds the model, else one that is about to, else the most roomy one."""
+        return min(self.links(group), key=lambda link: _distance(link, model), default=None)
 
     async def _discover(self) -> None:
         while True:
             self._look.clear()
             self._scan()
             try:
-                async with asyncio.timeout(DISCOVERY_S):
+                async with asyncio.timeout(WANTED_S if self._waiting else DISCOVERY_S):
                     await self._look.wait()
                 await asyncio.sleep(0.05)  # asked for by many at once: look at most twenty times a second
             except TimeoutError:
@@ -121,10 +145,11 @@ class Fleet:
         for group, directory in self._directories.items():
             for socket in directory.glob(f"{group}-*-*.sock"):
                 if socket not in self._links and self._shunned.get(socket, 0.0) <= time.monotonic():
-                    self._greet(socket)
+                    self._greet(group, socket)
 
-    def _greet(self, socket: Path) -> None:
-        link = Link(socket, on_change=self._changed, on_lost=self._lost)
+    def _greet(self, group: str, socket: Path) -> None:
+        known = self._known and partial(self._known, group)
+        link = Link(socket, on_change=self._changed, on_lost=self._lost, known=known)
         self._links[socket] = link
         link.start()
 
@@ -143,10 +168,17 @@ class Fleet:
         items, link.open = list(link.open.values()), {}
         for item in items:
             if not item.future.done():
-                item.work.timeout_ms = max(0.0, (item.deadline - time.monotonic()) * 1e3)
-                item.link = None
-                self.dispatch(item)
+                self._again(item)
         self._changed()
+
+    def _again(self, item: Open) -> None:
+        """Inference is idempotent: another worker tries, unless the item is what ends workers."""
+        if item.lost():
+            log.error("item_ends_workers", model=item.work.model, task=item.work.task, times=item.deaths)
+            said = f"the runner ended {item.deaths} times while it computed this item; it is not tried again"
+            return item.answer(Failed(InternalError(said)))
+        item.work.timeout_ms = max(0.0, (item.deadline - time.monotonic()) * 1e3)
+        self.dispatch(item)
 
 
 def expire(item: Open) -> None:
@@ -154,20 +186,28 @@ def expire(item: Open) -> None:
     item.answer(Failed(DeadlineExceeded("the deadline passed before a runner answered")))
 
 
-def _holds(link: Link, model: str) -> bool:
+def _distance(link: Link, model: str) -> tuple[int, int, int]:
+    """How far a worker is from answering: a model on its way is not brought in a second time elsewhere.
+
+    Among holders the least outstanding; among those who would have to load, the most room.
+    """
     holding = link.view.holdings.get(model) if link.view else None
-    return holding is not None and holding.state == "loaded"
-
-
-def _room(link: Link) -> int:
-    return link.view.budget_bytes - link.view.held_bytes if link.view else 0
+    state = holding.state if holding else "unloaded"
+    outstanding = max(len(link.open), link.view.queued if link.view else 0)
+    if state == "loaded":
+        return 0, outstanding, 0
+    if state == "loading" or link.asked_for(model):
+        return 1, outstanding, 0
+    room = link.view.budget_bytes - link.view.held_bytes if link.view else 0
+    return 2, -room, outstanding
 
 
 def _sweep(socket: Path) -> None:
-    """Removes the socket of a process that is gone, so that nobody calls it again."""
+    """Removes what a process that is gone left: its socket, so that nobody calls it again, and its gauges."""
     pid = int(socket.stem.rpartition("-")[2])
     if not _alive(pid):
         socket.unlink(missing_ok=True)
+        forget(pid)
 
 
 def _alive(pid: int) -> bool:

@@ -14,49 +14,48 @@ import grpc
 import structlog
 
 from modelmora import collector
+from modelmora.domain.batching import Lanes
 from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, Task
+from modelmora.domain.models import ModelRef, ModelSpec, Task
 from modelmora.errors import CapabilityMissing, ModelMoraError
-from modelmora.ports import WorkerView
+from modelmora.ports import Warmed, WorkerView
 from modelmora.proto import runner_pb2_grpc
 from runners import devices, wire
-from runners.batcher import Batcher
+from runners.batcher import DEFAULT_MAX_BATCH, LANE_ITEMS, Batcher
+from runners.decisions import Deciding, Decisions
+from runners.lanes import Patience
 from runners.pool import Pool
 from runners.provider import Provider
+from runners.resolver import Resolver
 from runners.servicer import RunnerServicer
 from runners.signals import Signal
+from runners.warmup import warm
+from runners.watchdog import end_soon
 
 log = structlog.get_logger(__name__)
 
 SOCKET_PATH_LIMIT = 103
 
 
-def share_of(group: GroupSpec, groups: Sequence[GroupSpec], index: int, *, memory_fraction: float) -> devices.Share:
-    """What worker `index` (0-based) of a group gets: BentoML honours none of it locally, so we do.
-
-    Memory: the group's declared budget over its workers, else an equal part of `memory_fraction`
-    of the machine over all workers of all groups. Threads: the group's cores (else all there are)
-    over its workers.
-    """
-    workers = sum(g.workers for g in groups) or 1
-    budget = group.memory_bytes // group.workers if group.memory_bytes else None
-    own_cores = group.cpu if group.cpu is not None else devices.cores()
-    return devices.Share(
-        threads=max(1, int(own_cores / group.workers)),
-        budget_bytes=budget or int(devices.total_memory() * memory_fraction / workers),
-        gpu=group.gpus[index % len(group.gpus)] if group.gpus else None,
-    )
+def lanes_of(share: devices.Share) -> Lanes:
+    """How many batches run side by side: up to one a core; two on a GPU, so that one is copied while one computes."""
+    if share.gpu is not None:
+        return Lanes(cores=share.threads, limit=2, worth=DEFAULT_MAX_BATCH)
+    return Lanes(cores=share.threads, limit=share.threads, worth=LANE_ITEMS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
-    """How one worker is set up; `index` counts from 1 and only names the socket."""
+    """How one worker is set up; `index` counts from 1 and only names the socket; `parity` is where decisions on
+    precision are kept (None: nowhere)."""
 
     group: str
     index: int
     directory: Path
     share: devices.Share
     drain_timeout_s: float = 25.0
+    hang_s: float = 300.0
+    parity: Path | None = None
 
 
 class RunnerHost:
@@ -75,14 +74,25 @@ class RunnerHost:
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
+        self._declared = frozenset(spec.key for spec in catalogue.models)  # copies that pass are nobody else's concern
         self._providers = providers
         self._locate = locate
         self.changed = Signal()
-        self.pool = Pool(providers, locate, share=settings.share, on_change=self.changed.set)
-        self.batcher = Batcher(self.pool)
+        self.decisions = Decisions(settings.parity)
+        self.examining = asyncio.Lock()
+        self.pool = Pool(
+            lambda name: Deciding(providers(name), self.decisions),
+            locate,
+            share=settings.share,
+            on_change=self.changed.set,
+        )
+        self.batcher = Batcher(
+            self.pool, lanes=lanes_of(settings.share), patience=Patience(hang_s=settings.hang_s), on_hang=end_soon
+        )
         self.ready = False
         self._server: grpc.aio.Server | None = None
         self._preloading: asyncio.Task[None] | None = None
+        self._resolving: asyncio.Task[None] | None = None
         self._watchers = 0
 
     @property
@@ -100,6 +110,7 @@ class RunnerHost:
         self._server.add_insecure_port(f"unix:{self.socket}")
         await self._server.start()
         self._preloading = asyncio.create_task(self._preload())
+        self._resolving = asyncio.create_task(Resolver(self).run())
         log.info("runner_started", group=self._settings.group, pid=os.getpid())
 
     async def stop(self) -> None:
@@ -107,8 +118,9 @@ class RunnerHost:
         until = time.monotonic() + self._settings.drain_timeout_s
         while (self._watchers or self.batcher.busy()) and time.monotonic() < until:
             await self.changed.wait(0.05)
-        if self._preloading is not None:
-            self._preloading.cancel()
+        for task in (self._preloading, self._resolving):
+            if task is not None:
+                task.cancel()
         await self.batcher.close()
         if self._server is not None:
             await self._server.stop(1.0)
@@ -119,6 +131,15 @@ class RunnerHost:
     def spec(self, model: str) -> ModelSpec:
         """The declared model of a `name@version`; raises ModelNotFound, VersionNotFound."""
         return self._catalogue.get(ModelRef.parse(model))
+
+    def models(self) -> Sequence[ModelSpec]:
+        """The models of this worker's group."""
+        return self._catalogue.in_group(self._settings.group)
+
+    @property
+    def share(self) -> devices.Share:
+        """What this worker may use of the machine."""
+        return self._settings.share
 
     def provider(self, spec: ModelSpec) -> Provider:
         """The family of a model."""
@@ -136,18 +157,19 @@ class RunnerHost:
 
     def view(self) -> WorkerView:
         """This worker as the callers see it."""
-        share = self._settings.share
+        device = self.pool.device
+        home = devices.memory_home(device)
         return WorkerView(
             group=self._settings.group,
             worker=self.socket.stem,
             pid=os.getpid(),
             ready=self.ready,
             queued=self.batcher.queued(),
-            device="cpu" if share.gpu is None else f"cuda:{share.gpu}",
+            device=device,
             resident_bytes=devices.resident(),
-            budget_bytes=share.budget_bytes,
-            held_bytes=self.pool.held_bytes(),
-            holdings={h.model: h for h in self.pool.holdings()},
+            budget_bytes=self.pool.budget_bytes(home),
+            held_bytes=self.pool.held_bytes(home),
+            holdings={h.model: h for h in self.pool.holdings() if h.model in self._declared},
         )
 
     @contextlib.contextmanager
@@ -159,14 +181,9 @@ class RunnerHost:
         finally:
             self._watchers -= 1
 
-    async def warm(self, spec: ModelSpec) -> None:
-        """Loads the model and runs a batch of one and a full batch of every task it can do."""
-        async with self.pool.lease(spec) as loaded:
-            sizes = sorted({1, spec.batching.max_batch or loaded.description.max_batch})
-            for task in sorted(self.provider(spec).tasks()):
-                sample = loaded.sample(task)
-                for size in sizes:
-                    await self.batcher.run_alone(loaded, task, [sample] * size)
+    async def warm(self, spec: ModelSpec) -> tuple[Warmed, ...]:
+        """Loads the model and runs every batch bucket of every task it can do."""
+        return await warm(self.pool, self.batcher, spec, self.provider(spec).tasks())
 
     async def _preload(self) -> None:
         for spec in self._catalogue.in_group(self._settings.group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,8 @@ import structlog
 
 from modelmora.domain.inference import Embedded, Timings, Vector
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.ports import WorkerView
+from modelmora.domain.progress import Stage, Step
+from modelmora.ports import Footprint, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
 from runners import wire
@@ -22,19 +23,48 @@ from runners import wire
 log = structlog.get_logger(__name__)
 
 HELLO_S = 5.0
+INFORM_S = 2.0
+"""So long a new worker's first work may wait for what earlier ones measured: it is of use, no more."""
+
 SILENCE_S = 15.0
 """A worker whose watch stream says nothing for so long hangs, or holds its interpreter: it is left alone."""
+
+FATAL_DEATHS = 2
+"""An item that so many workers ended with is answered instead of being tried again."""
 
 
 @dataclass(slots=True, eq=False)
 class Open:
-    """An item that was sent and is not answered yet; `deadline` is on `time.monotonic()`."""
+    """An item that was sent and is not answered yet; `deadline` is on `time.monotonic()`.
+
+    `watch` is told how far it is. `deaths` counts the workers that went away while they computed it.
+    """
 
     work: pb.Work
     group: str
     deadline: float
     future: asyncio.Future[Outcome[Embedded]]
+    watch: Callable[[Step], None] | None = None
     link: Link | None = None
+    computing: bool = False
+    deaths: int = 0
+
+    def told(self, step: Step) -> None:
+        """The worker says how far it is."""
+        self.computing = self.computing or step.stage == "inference"
+        if self.watch is not None:
+            self.watch(step)
+
+    def lost(self) -> bool:
+        """Its worker went away: True when the item is not to be tried again, since it is the likely cause.
+
+        After the first loss the next worker says when it begins to compute the item; a worker lost then counts
+        against it, and from then on it runs alone, so that no neighbour is counted with it.
+        """
+        self.deaths += self.computing
+        self.work.alone, self.work.tell, self.work.lost = self.deaths > 0, True, True
+        self.link, self.computing = None, False
+        return self.deaths >= FATAL_DEATHS
 
     def answer(self, outcome: Outcome[Embedded]) -> None:
         """Answers, unless the caller left or was answered already."""
@@ -45,12 +75,21 @@ class Open:
 class Link:
     """Alive from the first watch message until a stream breaks; then `on_lost` gets the open items back."""
 
-    def __init__(self, socket: Path, *, on_change: Callable[[], None], on_lost: Callable[[Link], None]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        *,
+        on_change: Callable[[], None],
+        on_lost: Callable[[Link], None],
+        known: Callable[[], Awaitable[Sequence[Footprint]]] | None = None,
+    ) -> None:
+        """`known` are the footprints that the worker is told before it is shown, and so before its first work."""
         self.socket = socket
         self.view: WorkerView | None = None
         self.open: dict[int, Open] = {}
         self._on_change = on_change
         self._on_lost = on_lost
+        self._known = known
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=wire.CHANNEL_OPTIONS)
         self.stub = cast("runner_pb2_grpc.RunnerAsyncStub", runner_pb2_grpc.RunnerStub(self._channel))
         self._outbox = pb.InferRequest()
@@ -68,6 +107,10 @@ class Link:
         self.open[item.work.id] = item
         self._outbox.work.append(item.work)
         self._wake.set()
+
+    def asked_for(self, model: str) -> bool:
+        """Whether work for the model is on its way here."""
+        return any(item.work.model == model for item in self.open.values())
 
     def leave(self, item: Open) -> None:
         """The item's caller is gone: the runner drops it before compute."""
@@ -104,12 +147,23 @@ class Link:
                 state = await stream.read()
             if not isinstance(state, pb.WorkerState):
                 raise EOFError("the runner closed its watch stream")
+            if self.view is None:
+                await self._inform()
             self.view, patience = wire.view_of(state), SILENCE_S
             self._on_change()
+
+    async def _inform(self) -> None:
+        if self._known is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INFORM_S):
+                    await self.stub.Inform(wire.footprints_to_wire(await self._known()))
 
     async def _infer(self) -> None:
         call = self.stub.Infer(self._requests())
         async for reply in call:
+            for told in reply.told:
+                if (open_ := self.open.get(told.id)) is not None:
+                    open_.told(Step(cast(Stage, told.stage), told.done, told.total))
             for result in reply.results:
                 item = self.open.pop(result.id, None)
                 if item is not None:

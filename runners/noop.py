@@ -2,13 +2,15 @@
 
 A measuring and test instrument, not a model. `config`: `dimension` (8) of the vectors; `delay_ms` (0) that a batch
 holds its lane; `image_size` (0: takes no pictures) in pixels a side; `fail_on`, a text whose presence in an input
-makes the batch raise; `crash_on`, one that ends the process as a crash would.
+makes the batch raise; `crash_on`, one that ends the process as a crash would; `hang_on`, one with which the batch
+never comes back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +22,13 @@ import numpy as np
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description, Preprocess, TextPreprocess
 from modelmora.errors import ModelLoadFailed
-from runners.provider import refuse_unknown
+from runners.provider import Tell, refuse_unknown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DEFAULTS: dict[str, Any] = {"dimension": 8, "delay_ms": 0.0, "image_size": 0, "fail_on": "", "crash_on": ""}
+_MARKS = ("fail_on", "crash_on", "hang_on")
+_DEFAULTS: dict[str, Any] = {"dimension": 8, "delay_ms": 0.0, "image_size": 0, **dict.fromkeys(_MARKS, "")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Noop:
     delay_s: float = 0.0
     fail_on: bytes = b""
     crash_on: bytes = b""
+    hang_on: bytes = b""
     device: str = "cpu"
     precision: str = "fp32"
     weight_bytes: int = 0
@@ -49,11 +53,15 @@ class Noop:
         """The UTF-8 itself; nothing is too long."""
         return np.frombuffer(text.encode(), dtype=np.uint8)
 
-    def run(self, task: Task, batch: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
+    def run(
+        self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
+    ) -> NDArray[np.float32]:
         contents = [item.tobytes() for item in batch]
         time.sleep(self.delay_s)
         if self.crash_on and any(self.crash_on in content for content in contents):
             os._exit(70)
+        if self.hang_on and any(self.hang_on in content for content in contents):
+            threading.Event().wait()
         if self.fail_on and any(self.fail_on in content for content in contents):
             raise RuntimeError(f"an item contains {self.fail_on.decode()!r}, as configured by fail_on")
         return np.stack([_vector(content, self.description.dimension) for content in contents])
@@ -88,13 +96,16 @@ class NoopProvider:
     def prepare(self) -> None:
         """Nothing to import."""
 
-    def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> Noop:
+    def load(
+        self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+    ) -> Noop:
         config = _config(spec)
         return Noop(
             description=self.describe(spec, folder),
             delay_s=config["delay_ms"] / 1e3,
             fail_on=config["fail_on"].encode(),
             crash_on=config["crash_on"].encode(),
+            hang_on=config["hang_on"].encode(),
         )
 
 
@@ -108,7 +119,7 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
             raise ModelLoadFailed(
                 f"{spec.key}: config.{key} must be a number of at least {lowest}, not {config[key]!r}"
             )
-    for key in ("fail_on", "crash_on"):
+    for key in _MARKS:
         if not isinstance(config[key], str):
             raise ModelLoadFailed(f"{spec.key}: config.{key} must be a text, not {config[key]!r}")
     return config

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Tell: TypeAlias = Callable[[int, int], None]
+"""Told `(done, total)` from the thread that works: bytes while loading, layers while computing; may be ignored."""
+
 
 class Loaded(Protocol):
-    """A model in memory. `run` is called from one thread at a time per model."""
+    """A model in memory. `run` may be called from several threads at once, each with its own batch."""
 
     description: Description
     device: str
@@ -33,10 +36,15 @@ class Loaded(Protocol):
         """Only for `tokenizer: runner`: the token ids of a text; raises ValidationFailed when it is too long."""
         ...
 
-    def run(self, task: Task, batch: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
+    def run(
+        self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
+    ) -> NDArray[np.float32]:
         """(items, dimension) float32, L2-normalised, same order. Inputs all have one shape.
 
-        May raise anything; the batcher splits the batch until the bad item stands alone.
+        `threads` is how many cores of the CPU this batch may use (0: as the model was loaded).
+
+        May raise anything; the batcher splits the batch until the bad item stands alone. Raises OutOfMemory where
+        the batch is too large for the memory there is: the batcher halves it. A row that is not finite fails alone.
         """
         ...
 
@@ -60,7 +68,9 @@ class Provider(Protocol):
         """Imports what loading needs, so that a model's measured footprint is the model's alone."""
         ...
 
-    def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int) -> Loaded:
+    def load(
+        self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
+    ) -> Loaded:
         """Loads from `folder` (None for families without files).
 
         Raises ModelLoadFailed (missing, not fitting, not available), ArtifactCorrupt (damaged), OutOfMemory.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
@@ -14,12 +15,14 @@ import structlog
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.progress import Step
 from modelmora.errors import CapabilityMissing, InternalError, ModelMoraError
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
 from modelmora.wire import error_to_wire
 from runners import wire
-from runners.batcher import Computed, Job
+from runners.examine import examine
+from runners.jobs import Computed, Job
 
 if TYPE_CHECKING:
     from runners.host import RunnerHost
@@ -29,6 +32,7 @@ log = structlog.get_logger(__name__)
 TASKS = frozenset(get_args(Task))
 WATCH_PERIOD_S = 1.0
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
 
 
 class RunnerServicer(runner_pb2_grpc.RunnerServicer):
@@ -73,7 +77,31 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
         return await self._change(request, self._host.pool.unload)
 
     async def Warmup(self, request: pb.ModelRequest, context: Context) -> pb.ModelReply:
-        return await self._change(request, self._host.warm)
+        warmed: list[pb.Warmed] = []
+
+        async def warm(spec: ModelSpec) -> None:
+            warmed.extend(pb.Warmed(task=w.task, items=w.items, ms=w.ms) for w in await self._host.warm(spec))
+
+        reply = await self._change(request, warm)
+        reply.warmed.extend(warmed)
+        return reply
+
+    async def Examine(self, request: pb.ExamineRequest, context: Context) -> AsyncIterator[pb.Finding]:
+        try:
+            spec = self._host.spec(request.model)
+            steps = examine(self._host, spec, request.what, deadline=time.monotonic() + request.timeout_ms / 1e3)
+            async with contextlib.aclosing(steps):
+                async for step in steps:
+                    yield pb.Finding(json=json.dumps(step).encode())
+        except ModelMoraError as error:
+            yield pb.Finding(error=error_to_wire(error))
+        except Exception as cause:
+            log.exception("examination_failed", model=request.model, what=request.what)
+            yield pb.Finding(error=error_to_wire(InternalError(f"{type(cause).__name__} in the runner; see its log")))
+
+    async def Inform(self, request: pb.Footprints, context: Context) -> pb.Informed:
+        self._host.pool.inform(wire.footprints_of(request))
+        return pb.Informed()
 
     async def _change(
         self, request: pb.ModelRequest, change: Callable[[ModelSpec], Awaitable[object]]
@@ -104,12 +132,14 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
 
 
 class _Stream:
-    """One caller's stream: its open jobs and the results not yet sent."""
+    """One caller's stream: its open jobs, and what is to be said of them and was not yet."""
 
     def __init__(self, host: RunnerHost) -> None:
         self._host = host
         self._jobs: dict[int, Job] = {}
+        self._preparing: dict[int, asyncio.Task[None]] = {}
         self._results: list[pb.Result] = []
+        self._told: dict[int, Step] = {}
         self._wake = asyncio.Event()
         self._ended = False
 
@@ -117,7 +147,7 @@ class _Stream:
         try:
             async for request in requests:
                 for work in request.work:
-                    await self._accept(work)
+                    self._accept(work)
                 for gone in request.cancel:
                     self._leave(gone)
         finally:
@@ -125,55 +155,89 @@ class _Stream:
             self._wake.set()
 
     async def replies(self) -> AsyncIterator[pb.InferReply]:
-        """All results that are there, in one message; ends when the caller has closed and all is answered."""
+        """All that is there, in one message; ends when the caller has closed and all is answered."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._results:
-                ready, self._results = self._results, []
-                yield pb.InferReply(results=ready)
-            if self._ended and not self._jobs and not self._results:
+            if self._results or self._told:
+                yield self._reply()
+            if self._ended and not self._jobs and not self._preparing and not self._results:
                 return
 
     def abandon(self) -> None:
         """The caller is gone: what is left is dropped before compute."""
+        for task in self._preparing.values():
+            task.cancel()
         for job in self._jobs.values():
-            job.gone = True
+            job.leave()
         self._jobs.clear()
 
-    async def _accept(self, work: pb.Work) -> None:
-        try:
-            job = await self._job(work)
-        except ModelMoraError as error:
-            return self._answer(work.id, Failed(error))
-        except Exception:  # one item's fault must not end the stream of all
-            log.exception("work_refused", model=work.model)
-            return self._answer(work.id, Failed(InternalError(f"{work.model} failed on this item; see the log")))
-        self._jobs[work.id] = job
-        self._host.batcher.submit(job)
+    def _reply(self) -> pb.InferReply:
+        results, self._results = self._results, []
+        told, self._told = self._told, {}
+        answered = {result.id for result in results}
+        return pb.InferReply(
+            results=results,
+            told=[
+                pb.Told(id=id_, stage=step.stage, done=step.done, total=step.total)
+                for id_, step in told.items()
+                if id_ not in answered
+            ],
+        )
 
-    async def _job(self, work: pb.Work) -> Job:
+    def _accept(self, work: pb.Work) -> None:
+        """Submits at once; a text that the model itself has to tokenise waits for the model beside the others."""
+        try:
+            spec, task = self._asked(work)
+            if work.tokenize:
+                self._preparing[work.id] = asyncio.create_task(self._tokenize(spec, work))
+            else:
+                self._submit(spec, task, work, _array(work))
+        except ModelMoraError as error:
+            self._answer(work.id, Failed(error))
+        except Exception as cause:  # one item's fault must not end the stream of all
+            self._refuse(work, cause)
+
+    async def _tokenize(self, spec: ModelSpec, work: pb.Work) -> None:
+        try:
+            async with self._host.pool.lease(spec) as loaded:
+                text = work.data.decode("utf-8")
+                array = await asyncio.to_thread(loaded.tokenize, text, truncate=work.truncate)
+            self._submit(spec, cast(Task, work.task), work, array)
+        except ModelMoraError as error:
+            self._answer(work.id, Failed(error))
+        except Exception as cause:
+            self._refuse(work, cause)
+        finally:
+            self._preparing.pop(work.id, None)
+            self._wake.set()
+
+    def _asked(self, work: pb.Work) -> tuple[ModelSpec, Task]:
         if work.task not in TASKS:
             raise CapabilityMissing(f"no task {work.task!r}")
         spec, task = self._host.spec(work.model), cast(Task, work.task)
         self._host.check(spec, task)
+        return spec, task
+
+    def _submit(self, spec: ModelSpec, task: Task, work: pb.Work, array: Array) -> None:
         work_id = work.id
-        return Job(
+        job = Job(
             spec=spec,
             task=task,
-            array=await self._array(spec, work),
+            array=array,
             deadline=time.monotonic() + work.timeout_ms / 1e3,
             done=lambda outcome: self._answer(work_id, outcome),
+            bulk=work.bulk,
+            alone=work.alone,
+            wary=work.lost,
+            tell=(lambda step: self._tell(work_id, step)) if work.tell else None,
         )
+        self._jobs[work_id] = job
+        self._host.batcher.submit(job)
 
-    async def _array(self, spec: ModelSpec, work: pb.Work) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-        if work.task == "embed_image":
-            return np.frombuffer(work.data, np.uint8).reshape(tuple(work.shape))
-        if work.tokenize:
-            async with self._host.pool.lease(spec) as loaded:
-                text = work.data.decode("utf-8")
-                return await asyncio.to_thread(loaded.tokenize, text, truncate=work.truncate)
-        return np.frombuffer(work.data, np.dtype("<i4") if work.shape else np.uint8)
+    def _refuse(self, work: pb.Work, cause: Exception) -> None:
+        log.error("work_refused", model=work.model, exc_info=cause)
+        self._answer(work.id, Failed(InternalError(f"{work.model} failed on this item; see the log")))
 
     def _answer(self, work_id: int, outcome: Outcome[Computed]) -> None:
         self._jobs.pop(work_id, None)
@@ -187,7 +251,20 @@ class _Stream:
         self._results.append(result)
         self._wake.set()
 
+    def _tell(self, work_id: int, step: Step) -> None:
+        """Only the newest step is kept while the caller is slow."""
+        self._told[work_id] = step
+        self._wake.set()
+
     def _leave(self, work_id: int) -> None:
         job = self._jobs.pop(work_id, None)
         if job is not None:
-            job.gone = True
+            job.leave()
+        elif work_id in self._preparing:
+            self._preparing[work_id].cancel()
+
+
+def _array(work: pb.Work) -> Array:
+    if work.task == "embed_image":
+        return np.frombuffer(work.data, np.uint8).reshape(tuple(work.shape))
+    return np.frombuffer(work.data, np.dtype("<i4") if work.shape else np.uint8)

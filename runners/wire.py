@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from modelmora.domain.models import State
 from modelmora.domain.preprocess import Description, Interpolation, Preprocess, Resize, TextPreprocess
 from modelmora.errors import ModelMoraError, from_code
-from modelmora.ports import Holding, WorkerView
+from modelmora.ports import Footprint, Holding, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import types_pb2
 
@@ -120,3 +121,17 @@ def view_of(message: pb.WorkerState) -> WorkerView:
             for h in message.holdings
         },
     )
+
+
+def footprints_to_wire(footprints: Iterable[Footprint]) -> pb.Footprints:
+    """Footprints as a message."""
+    return pb.Footprints(
+        footprints=[
+            pb.Footprint(model=f.model, device=f.device, precision=f.precision, bytes=f.bytes) for f in footprints
+        ]
+    )
+
+
+def footprints_of(message: pb.Footprints) -> list[Footprint]:
+    """A message as footprints."""
+    return [Footprint(model=f.model, device=f.device, precision=f.precision, bytes=f.bytes) for f in message.footprints]

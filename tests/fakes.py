@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,13 @@ from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.inference import Call, Content, Embedded, Image, Timings, Vector
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType, State, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.progress import Step
 from modelmora.errors import ModelMoraError
-from modelmora.ports import Desire, Fetch, Holding, Hook, ModelReport, Wanted, WorkerView
+from modelmora.ports import Desire, Examination, Fetch, Holding, Hook, ModelReport, Wanted, Watch, WorkerView
 from modelmora.usecases.application import Application
 from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.embed_stream import EmbedStream
+from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 
@@ -57,32 +61,54 @@ class Asked:
 class FakeEmbedder:
     """A vector for each item; an item that contains a marker of `fails` fails with its error.
 
-    `raises` fails the whole request. While `hold` is set (to an unset event) every call waits for it;
-    `entered` is set when one does, `cancelled` counts callers that left meanwhile.
+    `raises` fails the whole request. While `hold` is set (to an unset event) every call waits for it, or only those
+    with an item that contains the marker of one of `holds`; `entered` is set when one does, `cancelled` when one
+    left meanwhile. Whoever watches is told `steps` of each item first. `running` calls are under way, `most` was their
+    largest number.
     """
 
     fails: dict[bytes, ModelMoraError] = field(default_factory=dict)
     raises: Exception | None = None
     hold: asyncio.Event | None = None
+    holds: dict[bytes, asyncio.Event] = field(default_factory=dict)
+    steps: Sequence[Step] = ()
+    watch: Watch | None = None
+    running: int = 0
+    most: int = 0
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[Asked] = field(default_factory=list)
     lost: int = 0
 
     async def embed(
-        self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call
+        self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call, watch: Watch | None = None
     ) -> list[Outcome[Embedded]]:
         self.asked.append(Asked(model, task, tuple(items), call))
+        self.watch = watch
         if self.raises is not None:
             raise self.raises
-        if self.hold is not None:
-            self.entered.set()
-            try:
-                await self.hold.wait()
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
+        if watch is not None:
+            for index, step in ((index, step) for index in range(len(items)) for step in self.steps):
+                watch(index, step)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self._held([bytes_of(item) for item in items])
+        finally:
+            self.running -= 1
         return [self._outcome(bytes_of(item)) for item in items][self.lost :]
+
+    async def _held(self, contents: Sequence[bytes]) -> None:
+        marked = (event for marker, event in self.holds.items() if any(marker in content for content in contents))
+        hold = self.hold or next(marked, None)
+        if hold is None:
+            return
+        self.entered.set()
+        try:
+            await hold.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
     def _outcome(self, content: bytes) -> Outcome[Embedded]:
         for marker, error in self.fails.items():
@@ -114,13 +140,18 @@ def worker(name: str = "default-1-100", *holdings: Holding, group: str = "defaul
 
 @dataclass(slots=True)
 class FakeHost:
-    """Workers as told; changes are noted and carried out, or fail with `trouble`. `hold` delays them."""
+    """Workers as told; changes are noted and carried out, or fail with `trouble`. `hold` delays them.
+
+    `left` is set when an examination's reader has gone.
+    """
 
     views: list[WorkerView] = field(default_factory=lambda: [worker("default-1-100", holding(CLIP))])
     groups: dict[str, int] = field(default_factory=lambda: {"default": 1})
     changes: list[tuple[str, str]] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
     troubles: dict[str, Exception] = field(default_factory=dict)
+    findings: list[Mapping[str, Any]] = field(default_factory=list)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
     hold: asyncio.Event | None = None
 
     async def load(self, model: ModelSpec, *, deadline: float) -> ModelReport:
@@ -131,6 +162,22 @@ class FakeHost:
 
     async def warmup(self, model: ModelSpec, *, deadline: float) -> ModelReport:
         return await self._change("warmup", model, "loaded", deadline)
+
+    async def examine(
+        self, model: ModelSpec, what: Examination, *, deadline: float
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """`findings`, each after `hold`; then the model's trouble, if any."""
+        self.changes.append((what, model.key))
+        self.deadlines.append(deadline)
+        try:
+            for finding in self.findings:
+                yield finding
+                if self.hold is not None:
+                    await self.hold.wait()
+            if model.key in self.troubles:
+                raise self.troubles[model.key]
+        finally:
+            self.left.set()
 
     def workers(self) -> Sequence[WorkerView]:
         return self.views
@@ -225,7 +272,7 @@ async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> Non
             await asyncio.sleep(0.002)
 
 
-LIMITS = Limits(items=8, image_bytes=4_096, text_chars=100, timeout_ms=10_000, max_timeout_ms=60_000)
+LIMITS = Limits(items=8, stream_items=200, image_bytes=4_096, text_chars=100, timeout_ms=10_000, max_timeout_ms=60_000)
 
 
 @dataclass(slots=True)
@@ -250,7 +297,17 @@ class World:
     def health(self) -> Health:
         return Health(self.host, self.models(), checks=self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)
 
+    def embed_stream(self, *, window_items: int = 16, window_bytes: int = 2**20) -> EmbedStream:
+        return EmbedStream(self.embed(), limits=self.limits, window_items=window_items, window_bytes=window_bytes)
+
     def application(self) -> Application:
+        embed = self.embed()
         return Application(
-            embed=self.embed(), models=self.models(), health=self.health(), limits=self.limits, version="9.9.9"
+            embed=embed,
+            embed_stream=self.embed_stream(),
+            embed_watched=EmbedWatched(embed),
+            models=self.models(),
+            health=self.health(),
+            limits=self.limits,
+            version="9.9.9",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import tempfile
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -19,12 +18,13 @@ from api.grpc.server import GrpcServer
 from modelmora import __version__
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
-from modelmora.errors import DependencyUnavailable, ModelMoraError
-from modelmora.ports import Footprint
+from modelmora.errors import ModelMoraError
 from modelmora.settings import Settings
 from modelmora.telemetry import count_inference
 from modelmora.usecases.application import Application
 from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.embed_stream import EmbedStream
+from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.reconcile import Reconciler
@@ -32,13 +32,12 @@ from runners.devices import cores
 from runners.fleet import Fleet
 from runners.handle import HandleSettings, RunnerHandle
 from wiring import artifacts_of
+from wiring.footprints import FootprintMemory
 from wiring.runner import runner_host
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 2.0
-LEASE_TTL_S = 10.0
-LEASE_PERIOD_S = 3.0
 
 
 class CurrentVersions:
@@ -56,6 +55,7 @@ def limits_of(settings: Settings) -> Limits:
     limits = settings.limits
     return Limits(
         items=limits.items,
+        stream_items=limits.stream_items,
         image_bytes=limits.image_bytes,
         pixels=limits.pixels,
         text_chars=limits.text_chars,
@@ -129,22 +129,31 @@ class ApiWorker:
         settings.make_data_dir()
         database = await Database.open(settings.database.url)
         stack.push_async_callback(database.close)
-        handle = await self._runners(stack)
+        footprints = FootprintMemory(database.footprints, database.leases, catalogue)
+        handle = await self._runners(stack, footprints)
         traffic, limits = CurrentVersions(catalogue), limits_of(settings)
         models = Models(catalogue, traffic, handle, database.desired, artifacts_of(settings))
         health = Health(handle, models, checks={"database": database.ping})
         reconciler = Reconciler(catalogue, database.desired, handle)
         _spawn(stack, reconciler.run())
-        _spawn(stack, _remember_footprints(database, handle, catalogue))
+        _spawn(stack, footprints.keep(handle.workers))
         embed = Embed(traffic, handle, limits=limits, hooks=[count_inference])
-        return Application(embed=embed, models=models, health=health, limits=limits, version=__version__)
+        return Application(
+            embed=embed,
+            embed_stream=EmbedStream(embed, limits=limits),
+            embed_watched=EmbedWatched(embed),
+            models=models,
+            health=health,
+            limits=limits,
+            version=__version__,
+        )
 
-    async def _runners(self, stack: contextlib.AsyncExitStack) -> RunnerHandle:
+    async def _runners(self, stack: contextlib.AsyncExitStack, footprints: FootprintMemory) -> RunnerHandle:
         directories = dict(self.directories)
         for group in self.catalogue.groups:
             if group.name not in directories:
                 directories[group.name] = await self._host_here(stack, group)
-        fleet = Fleet(directories)
+        fleet = Fleet(directories, known=footprints.of_group)
         settings = HandleSettings(
             decode_threads=self.settings.api.decode_threads or max(1, cores() // self.settings.api.workers),
             max_in_flight=self.settings.api.max_in_flight,
@@ -187,26 +196,3 @@ def _spawn(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) ->
         await asyncio.gather(task, return_exceptions=True)
 
     stack.push_async_callback(end)
-
-
-async def _remember_footprints(database: Database, handle: RunnerHandle, catalogue: Catalogue) -> None:
-    """The lease holder stores what the runners measured, so that it outlives them."""
-    holder, known = f"{os.uname().nodename}-{os.getpid()}", dict[Footprint, bool]()
-    while True:
-        with contextlib.suppress(DependencyUnavailable):
-            if await database.leases.acquire("footprints", holder, ttl_s=LEASE_TTL_S) is not None:
-                for footprint in _measured(handle, catalogue):
-                    if footprint not in known:
-                        await database.footprints.remember(footprint)
-                        known[footprint] = True
-        await asyncio.sleep(LEASE_PERIOD_S)
-
-
-def _measured(handle: RunnerHandle, catalogue: Catalogue) -> list[Footprint]:
-    precisions = {spec.key: spec.precision for spec in catalogue.models}
-    return [
-        Footprint(model=h.model, device=view.device, precision=precisions.get(h.model, "fp32"), bytes=h.bytes)
-        for view in handle.workers()
-        for h in view.holdings.values()
-        if h.state == "loaded" and h.bytes
-    ]

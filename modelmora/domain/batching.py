@@ -1,13 +1,17 @@
-"""When a queue becomes a batch: a pure decision of what is waiting and what the last batch taught.
+"""When a queue becomes a batch, and on how many lanes: pure decisions of what is there and what batches taught.
 
-The demand-aware linger: after a batch, `demand` is what just ran plus what was still queued, the
-number of callers who are probably coming back. The next batch waits for that many, but at most a
-small share of a batch's time, so that a lone caller never waits and a crowd is served together.
+The demand-aware linger: callers who were just answered are probably coming back, so the next batch waits for
+them, but at most a small share of a batch's time: a lone caller never waits, and a crowd is served together.
+
+Lanes: batches that run side by side on one device. A crowd is better served by several lanes of one thread each
+(threads of one batch wait for each other, and for whatever else runs on their cores), a lone caller by one lane
+with all threads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TypeAlias
 
 LINGER_SHARE = 0.15
@@ -18,12 +22,12 @@ LINGER_SHARE = 0.15
 class Queue:
     """One queue as the decision sees it. Times are seconds on one monotonic clock.
 
-    `free_since` is when the lane finished its last batch, `batch_s` the predicted time of the next,
-    `first_deadline` the earliest deadline waiting.
+    `expected` are callers who were answered lately and are not back (see `linger_s`), `free_since` is when the
+    queue's last batch ended, `batch_s` the predicted time of the next, `first_deadline` the earliest waiting.
     """
 
     queued: int
-    demand: int
+    expected: int
     max_batch: int
     free_since: float
     batch_s: float
@@ -31,16 +35,38 @@ class Queue:
     first_deadline: float = float("inf")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lanes:
+    """A device as the decision sees it, over all its queues.
+
+    At most `limit` batches side by side on `cores` threads; `worth` items justify one more lane. `busy` lanes are
+    computing `computing` items, and `waiting` items wait.
+    """
+
+    cores: int
+    limit: int
+    worth: int
+    busy: int = 0
+    computing: int = 0
+    waiting: int = 0
+
+    def wanted(self, expected: int) -> int:
+        """How many lanes what is there and expected justifies."""
+        population = self.computing + self.waiting + expected
+        return max(1, min(self.limit, population // self.worth))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Start a batch of the first `count` items now."""
+    """Start a batch of `count` items on `threads` threads now."""
 
     count: int
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Ask again at `until`, or when another item arrives."""
+    """Ask again at `until`, or when another item arrives or a batch ends."""
 
     until: float
 
@@ -48,17 +74,24 @@ class Wait:
 Decision: TypeAlias = Run | Wait
 
 
-def decide(queue: Queue, now: float) -> Decision:
-    """What to do at `now`; an empty queue waits for ever (an arrival asks again)."""
-    if queue.queued == 0:
+def linger_s(batch_s: float, max_wait_s: float) -> float:
+    """How long after a batch its callers are expected back."""
+    return min(LINGER_SHARE * batch_s, max_wait_s)
+
+
+def decide(queue: Queue, lanes: Lanes, now: float) -> Decision:
+    """What to do at `now`; an empty queue, or one without a lane, waits until something happens."""
+    wanted = lanes.wanted(queue.expected)
+    free = wanted - lanes.busy
+    if queue.queued == 0 or free <= 0:
         return Wait(float("inf"))
-    target = min(queue.demand, queue.max_batch)
+    target = min(queue.max_batch, ceil((queue.queued + queue.expected) / free))
     until = min(
-        queue.free_since + min(LINGER_SHARE * queue.batch_s, queue.max_wait_s),
+        queue.free_since + linger_s(queue.batch_s, queue.max_wait_s),
         queue.first_deadline - queue.batch_s,
     )
     if queue.queued >= target or now >= until:
-        return Run(min(queue.queued, queue.max_batch))
+        return Run(min(queue.queued, target), max(1, lanes.cores // wanted))
     return Wait(until)
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from modelmora.proto import types_pb2 as modelmora_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelmora/proto/inference.proto\x12\x0cmodelmora.v1\x1a\x1bmodelmora/proto/types.proto\"V\n\x10\x45mbeddingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\"c\n\x11\x45mbeddingResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\"\x8c\x01\n\x0f\x45mbeddingResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12)\n\tembedding\x18\x03 \x01(\x0b\x32\x14.modelmora.v1.VectorH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x42\t\n\x07outcome2f\n\x0eModelInference\x12T\n\x11GenerateEmbedding\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelmora/proto/inference.proto\x12\x0cmodelmora.v1\x1a\x1bmodelmora/proto/types.proto\"V\n\x10\x45mbeddingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\"c\n\x11\x45mbeddingResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\"\x8c\x01\n\x0f\x45mbeddingResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12)\n\tembedding\x18\x03 \x01(\x0b\x32\x14.modelmora.v1.VectorH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x42\t\n\x07outcome\"R\n\x0c\x42\x61tchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\";\n\rBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.modelmora.v1.BatchResult\"\\\n\x0b\x42\x61tchResult\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\xae\x01\n\x11\x45mbeddingProgress\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12-\n\x06result\x18\x06 \x01(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t2\x92\x02\n\x0eModelInference\x12T\n\x11GenerateEmbedding\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingResponse\x12L\n\rGenerateBatch\x12\x1a.modelmora.v1.BatchRequest\x1a\x1b.modelmora.v1.BatchResponse(\x01\x30\x01\x12\\\n\x17GenerateEmbeddingStream\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingProgress0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGRESPONSE']._serialized_end=265
   _globals['_EMBEDDINGRESULT']._serialized_start=268
   _globals['_EMBEDDINGRESULT']._serialized_end=408
-  _globals['_MODELINFERENCE']._serialized_start=410
-  _globals['_MODELINFERENCE']._serialized_end=512
+  _globals['_BATCHREQUEST']._serialized_start=410
+  _globals['_BATCHREQUEST']._serialized_end=492
+  _globals['_BATCHRESPONSE']._serialized_start=494
+  _globals['_BATCHRESPONSE']._serialized_end=553
+  _globals['_BATCHRESULT']._serialized_start=555
+  _globals['_BATCHRESULT']._serialized_end=647
+  _globals['_EMBEDDINGPROGRESS']._serialized_start=650
+  _globals['_EMBEDDINGPROGRESS']._serialized_end=824
+  _globals['_MODELINFERENCE']._serialized_start=827
+  _globals['_MODELINFERENCE']._serialized_end=1101
 # @@protoc_insertion_point(module_scope)

@@ -88,3 +88,112 @@ class EmbeddingResult(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["embedding", "error"] | None: ...
 
 global___EmbeddingResult = EmbeddingResult
+
+@typing.final
+class BatchRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    TRUNCATE_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """of this message's items; empty: as the message before, at first the default"""
+    truncate: builtins.bool
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[modelmora.proto.types_pb2.Item]: ...
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        items: collections.abc.Iterable[modelmora.proto.types_pb2.Item] | None = ...,
+        truncate: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "model", b"model", "truncate", b"truncate"]) -> None: ...
+
+global___BatchRequest = BatchRequest
+
+@typing.final
+class BatchResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BatchResult]: ...
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___BatchResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+
+global___BatchResponse = BatchResponse
+
+@typing.final
+class BatchResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    version: builtins.str
+    @property
+    def result(self) -> global___EmbeddingResult:
+        """`index` counts the items of the whole call; `id` is the caller's"""
+
+    def __init__(
+        self,
+        *,
+        result: global___EmbeddingResult | None = ...,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "result", b"result", "version", b"version"]) -> None: ...
+
+global___BatchResult = BatchResult
+
+@typing.final
+class EmbeddingProgress(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """which item of the request"""
+    stage: builtins.str
+    """queued, preprocessing, loading, inference, done"""
+    percent: builtins.float
+    """of all the item's stages, 0 to 100; never falls"""
+    done: builtins.int
+    """within the stage: bytes (loading), layers (inference), items (preprocessing)"""
+    total: builtins.int
+    """0: not known"""
+    model: builtins.str
+    version: builtins.str
+    @property
+    def result(self) -> global___EmbeddingResult:
+        """with stage `done`"""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        stage: builtins.str = ...,
+        percent: builtins.float = ...,
+        done: builtins.int = ...,
+        total: builtins.int = ...,
+        result: global___EmbeddingResult | None = ...,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "index", b"index", "model", b"model", "percent", b"percent", "result", b"result", "stage", b"stage", "total", b"total", "version", b"version"]) -> None: ...
+
+global___EmbeddingProgress = EmbeddingProgress

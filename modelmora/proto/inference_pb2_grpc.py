@@ -40,6 +40,16 @@ class ModelInferenceStub(object):
                 request_serializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.SerializeToString,
                 response_deserializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingResponse.FromString,
                 _registered_method=True)
+        self.GenerateBatch = channel.stream_stream(
+                '/modelmora.v1.ModelInference/GenerateBatch',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.BatchRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.BatchResponse.FromString,
+                _registered_method=True)
+        self.GenerateEmbeddingStream = channel.unary_stream(
+                '/modelmora.v1.ModelInference/GenerateEmbeddingStream',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingProgress.FromString,
+                _registered_method=True)
 
 
 class ModelInferenceServicer(object):
@@ -53,6 +63,20 @@ class ModelInferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateBatch(self, request_iterator, context):
+        """Any number of items; results as they complete, partial failures inside. Bulk unless metadata says otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateEmbeddingStream(self, request, context):
+        """How far each item is, then its result. Cancelling frees the work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelInferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_ModelInferenceServicer_to_server(servicer, server):
                     servicer.GenerateEmbedding,
                     request_deserializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.FromString,
                     response_serializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingResponse.SerializeToString,
+            ),
+            'GenerateBatch': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateBatch,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.BatchRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.BatchResponse.SerializeToString,
+            ),
+            'GenerateEmbeddingStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateEmbeddingStream,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +124,60 @@ class ModelInference(object):
             '/modelmora.v1.ModelInference/GenerateEmbedding',
             modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.SerializeToString,
             modelmora_dot_proto_dot_inference__pb2.EmbeddingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/modelmora.v1.ModelInference/GenerateBatch',
+            modelmora_dot_proto_dot_inference__pb2.BatchRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.BatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateEmbeddingStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelmora.v1.ModelInference/GenerateEmbeddingStream',
+            modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.EmbeddingProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,18 @@ class ModelInferenceStub:
     ]
     """One outcome per item, same order. A request of one item fails with that item's status."""
 
+    GenerateBatch: grpc.StreamStreamMultiCallable[
+        modelmora.proto.inference_pb2.BatchRequest,
+        modelmora.proto.inference_pb2.BatchResponse,
+    ]
+    """Any number of items; results as they complete, partial failures inside. Bulk unless metadata says otherwise."""
+
+    GenerateEmbeddingStream: grpc.UnaryStreamMultiCallable[
+        modelmora.proto.inference_pb2.EmbeddingRequest,
+        modelmora.proto.inference_pb2.EmbeddingProgress,
+    ]
+    """How far each item is, then its result. Cancelling frees the work."""
+
 class ModelInferenceAsyncStub:
     """Inference. The deadline is gRPC's own; `x-modelmora-priority` metadata is `interactive` or `bulk`."""
 
@@ -35,6 +47,18 @@ class ModelInferenceAsyncStub:
         modelmora.proto.inference_pb2.EmbeddingResponse,
     ]
     """One outcome per item, same order. A request of one item fails with that item's status."""
+
+    GenerateBatch: grpc.aio.StreamStreamMultiCallable[
+        modelmora.proto.inference_pb2.BatchRequest,
+        modelmora.proto.inference_pb2.BatchResponse,
+    ]
+    """Any number of items; results as they complete, partial failures inside. Bulk unless metadata says otherwise."""
+
+    GenerateEmbeddingStream: grpc.aio.UnaryStreamMultiCallable[
+        modelmora.proto.inference_pb2.EmbeddingRequest,
+        modelmora.proto.inference_pb2.EmbeddingProgress,
+    ]
+    """How far each item is, then its result. Cancelling frees the work."""
 
 class ModelInferenceServicer(metaclass=abc.ABCMeta):
     """Inference. The deadline is gRPC's own; `x-modelmora-priority` metadata is `interactive` or `bulk`."""
@@ -46,5 +70,21 @@ class ModelInferenceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[modelmora.proto.inference_pb2.EmbeddingResponse, collections.abc.Awaitable[modelmora.proto.inference_pb2.EmbeddingResponse]]:
         """One outcome per item, same order. A request of one item fails with that item's status."""
+
+    @abc.abstractmethod
+    def GenerateBatch(
+        self,
+        request_iterator: _MaybeAsyncIterator[modelmora.proto.inference_pb2.BatchRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[modelmora.proto.inference_pb2.BatchResponse], collections.abc.AsyncIterator[modelmora.proto.inference_pb2.BatchResponse]]:
+        """Any number of items; results as they complete, partial failures inside. Bulk unless metadata says otherwise."""
+
+    @abc.abstractmethod
+    def GenerateEmbeddingStream(
+        self,
+        request: modelmora.proto.inference_pb2.EmbeddingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[modelmora.proto.inference_pb2.EmbeddingProgress], collections.abc.AsyncIterator[modelmora.proto.inference_pb2.EmbeddingProgress]]:
+        """How far each item is, then its result. Cancelling frees the work."""
 
 def add_ModelInferenceServicer_to_server(servicer: ModelInferenceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from modelmora.proto import types_pb2 as modelmora_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelmora/proto/runner.proto\x12\x13modelmora.runner.v1\x1a\x1bmodelmora/proto/types.proto\" \n\x0f\x44\x65scribeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x80\x01\n\x0fImagePreprocess\x12\x0e\n\x06resize\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x15\n\rinterpolation\x18\x04 \x01(\t\x12\x0c\n\x04\x66ill\x18\x05 \x01(\r\x12\x0c\n\x04mean\x18\x06 \x03(\x01\x12\x0b\n\x03std\x18\x07 \x03(\x01\";\n\x0eTextPreprocess\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\"\xaa\x01\n\x0b\x44\x65scription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x33\n\x05image\x18\x03 \x01(\x0b\x32$.modelmora.runner.v1.ImagePreprocess\x12\x31\n\x04text\x18\x04 \x01(\x0b\x32#.modelmora.runner.v1.TextPreprocess\x12\x11\n\tmax_batch\x18\x05 \x01(\r\"\x0e\n\x0cWatchRequest\"X\n\x07Holding\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\xda\x01\n\x0bWorkerState\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x0e\n\x06queued\x18\x05 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x08 \x01(\x04\x12\x12\n\nheld_bytes\x18\t \x01(\x04\x12.\n\x08holdings\x18\n \x03(\x0b\x32\x1c.modelmora.runner.v1.Holding\"\x92\x01\n\x04Work\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05shape\x18\x05 \x03(\r\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x01\x12\x0c\n\x04\x62ulk\x18\x07 \x01(\x08\x12\x10\n\x08truncate\x18\x08 \x01(\x08\x12\x10\n\x08tokenize\x18\t \x01(\x08\"G\n\x0cInferRequest\x12\'\n\x04work\x18\x01 \x03(\x0b\x32\x19.modelmora.runner.v1.Work\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x04\"\x83\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x06vector\x18\x02 \x01(\x0cH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x05 \x01(\x01\x42\t\n\x07outcome\":\n\nInferReply\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.modelmora.runner.v1.Result\"1\n\x0cModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x01\"\x90\x01\n\nModelReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\n\n\x02ms\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.modelmora.v1.ItemError2\xe5\x03\n\x06Runner\x12R\n\x08\x44\x65scribe\x12$.modelmora.runner.v1.DescribeRequest\x1a .modelmora.runner.v1.Description\x12N\n\x05Watch\x12!.modelmora.runner.v1.WatchRequest\x1a .modelmora.runner.v1.WorkerState0\x01\x12O\n\x05Infer\x12!.modelmora.runner.v1.InferRequest\x1a\x1f.modelmora.runner.v1.InferReply(\x01\x30\x01\x12J\n\x04Load\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Unload\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Warmup\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelmora/proto/runner.proto\x12\x13modelmora.runner.v1\x1a\x1bmodelmora/proto/types.proto\" \n\x0f\x44\x65scribeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x80\x01\n\x0fImagePreprocess\x12\x0e\n\x06resize\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x15\n\rinterpolation\x18\x04 \x01(\t\x12\x0c\n\x04\x66ill\x18\x05 \x01(\r\x12\x0c\n\x04mean\x18\x06 \x03(\x01\x12\x0b\n\x03std\x18\x07 \x03(\x01\";\n\x0eTextPreprocess\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\"\xaa\x01\n\x0b\x44\x65scription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x33\n\x05image\x18\x03 \x01(\x0b\x32$.modelmora.runner.v1.ImagePreprocess\x12\x31\n\x04text\x18\x04 \x01(\x0b\x32#.modelmora.runner.v1.TextPreprocess\x12\x11\n\tmax_batch\x18\x05 \x01(\r\"\x0e\n\x0cWatchRequest\"X\n\x07Holding\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\xda\x01\n\x0bWorkerState\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x0e\n\x06queued\x18\x05 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x08 \x01(\x04\x12\x12\n\nheld_bytes\x18\t \x01(\x04\x12.\n\x08holdings\x18\n \x03(\x0b\x32\x1c.modelmora.runner.v1.Holding\"\xbd\x01\n\x04Work\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05shape\x18\x05 \x03(\r\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x01\x12\x0c\n\x04\x62ulk\x18\x07 \x01(\x08\x12\x10\n\x08truncate\x18\x08 \x01(\x08\x12\x10\n\x08tokenize\x18\t \x01(\x08\x12\x0c\n\x04tell\x18\n \x01(\x08\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\x0c\n\x04lost\x18\x0c \x01(\x08\"G\n\x0cInferRequest\x12\'\n\x04work\x18\x01 \x03(\x0b\x32\x19.modelmora.runner.v1.Work\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x04\"\x83\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x06vector\x18\x02 \x01(\x0cH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x05 \x01(\x01\x42\t\n\x07outcome\">\n\x04Told\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"c\n\nInferReply\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.modelmora.runner.v1.Result\x12\'\n\x04told\x18\x02 \x03(\x0b\x32\x19.modelmora.runner.v1.Told\"1\n\x0cModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x01\"\xbd\x01\n\nModelReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\n\n\x02ms\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.modelmora.v1.ItemError\x12+\n\x06warmed\x18\x08 \x03(\x0b\x32\x1b.modelmora.runner.v1.Warmed\"1\n\x06Warmed\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\x12\n\n\x02ms\x18\x03 \x01(\x01\"L\n\tFootprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"@\n\nFootprints\x12\x32\n\nfootprints\x18\x01 \x03(\x0b\x32\x1e.modelmora.runner.v1.Footprint\"\n\n\x08Informed\"A\n\x0e\x45xamineRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x01\"?\n\x07\x46inding\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.modelmora.v1.ItemError2\xff\x04\n\x06Runner\x12R\n\x08\x44\x65scribe\x12$.modelmora.runner.v1.DescribeRequest\x1a .modelmora.runner.v1.Description\x12N\n\x05Watch\x12!.modelmora.runner.v1.WatchRequest\x1a .modelmora.runner.v1.WorkerState0\x01\x12O\n\x05Infer\x12!.modelmora.runner.v1.InferRequest\x1a\x1f.modelmora.runner.v1.InferReply(\x01\x30\x01\x12J\n\x04Load\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Unload\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Warmup\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12H\n\x06Inform\x12\x1f.modelmora.runner.v1.Footprints\x1a\x1d.modelmora.runner.v1.Informed\x12N\n\x07\x45xamine\x12#.modelmora.runner.v1.ExamineRequest\x1a\x1c.modelmora.runner.v1.Finding0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,17 +47,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSTATE']._serialized_start=588
   _globals['_WORKERSTATE']._serialized_end=806
   _globals['_WORK']._serialized_start=809
-  _globals['_WORK']._serialized_end=955
-  _globals['_INFERREQUEST']._serialized_start=957
-  _globals['_INFERREQUEST']._serialized_end=1028
-  _globals['_RESULT']._serialized_start=1031
-  _globals['_RESULT']._serialized_end=1162
-  _globals['_INFERREPLY']._serialized_start=1164
-  _globals['_INFERREPLY']._serialized_end=1222
-  _globals['_MODELREQUEST']._serialized_start=1224
-  _globals['_MODELREQUEST']._serialized_end=1273
-  _globals['_MODELREPLY']._serialized_start=1276
-  _globals['_MODELREPLY']._serialized_end=1420
-  _globals['_RUNNER']._serialized_start=1423
-  _globals['_RUNNER']._serialized_end=1908
+  _globals['_WORK']._serialized_end=998
+  _globals['_INFERREQUEST']._serialized_start=1000
+  _globals['_INFERREQUEST']._serialized_end=1071
+  _globals['_RESULT']._serialized_start=1074
+  _globals['_RESULT']._serialized_end=1205
+  _globals['_TOLD']._serialized_start=1207
+  _globals['_TOLD']._serialized_end=1269
+  _globals['_INFERREPLY']._serialized_start=1271
+  _globals['_INFERREPLY']._serialized_end=1370
+  _globals['_MODELREQUEST']._serialized_start=1372
+  _globals['_MODELREQUEST']._serialized_end=1421
+  _globals['_MODELREPLY']._serialized_start=1424
+  _globals['_MODELREPLY']._serialized_end=1613
+  _globals['_WARMED']._serialized_start=1615
+  _globals['_WARMED']._serialized_end=1664
+  _globals['_FOOTPRINT']._serialized_start=1666
+  _globals['_FOOTPRINT']._serialized_end=1742
+  _globals['_FOOTPRINTS']._serialized_start=1744
+  _globals['_FOOTPRINTS']._serialized_end=1808
+  _globals['_INFORMED']._serialized_start=1810
+  _globals['_INFORMED']._serialized_end=1820
+  _globals['_EXAMINEREQUEST']._serialized_start=1822
+  _globals['_EXAMINEREQUEST']._serialized_end=1887
+  _globals['_FINDING']._serialized_start=1889
+  _globals['_FINDING']._serialized_end=1952
+  _globals['_RUNNER']._serialized_start=1955
+  _globals['_RUNNER']._serialized_end=2594
 # @@protoc_insertion_point(module_scope)

@@ -205,6 +205,9 @@ class Work(google.protobuf.message.Message):
     BULK_FIELD_NUMBER: builtins.int
     TRUNCATE_FIELD_NUMBER: builtins.int
     TOKENIZE_FIELD_NUMBER: builtins.int
+    TELL_FIELD_NUMBER: builtins.int
+    ALONE_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
     id: builtins.int
     model: builtins.str
     """name@version"""
@@ -218,6 +221,12 @@ class Work(google.protobuf.message.Message):
     truncate: builtins.bool
     tokenize: builtins.bool
     """`data` is UTF-8 that the provider has to tokenise"""
+    tell: builtins.bool
+    """somebody wants to know how far it is"""
+    alone: builtins.bool
+    """suspected of ending a worker: never beside others"""
+    lost: builtins.bool
+    """a worker that had it is gone: that it begins must be told before it does"""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -232,8 +241,11 @@ class Work(google.protobuf.message.Message):
         bulk: builtins.bool = ...,
         truncate: builtins.bool = ...,
         tokenize: builtins.bool = ...,
+        tell: builtins.bool = ...,
+        alone: builtins.bool = ...,
+        lost: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bulk", b"bulk", "data", b"data", "id", b"id", "model", b"model", "shape", b"shape", "task", b"task", "timeout_ms", b"timeout_ms", "tokenize", b"tokenize", "truncate", b"truncate"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alone", b"alone", "bulk", b"bulk", "data", b"data", "id", b"id", "lost", b"lost", "model", b"model", "shape", b"shape", "task", b"task", "tell", b"tell", "timeout_ms", b"timeout_ms", "tokenize", b"tokenize", "truncate", b"truncate"]) -> None: ...
 
 global___Work = Work
 
@@ -291,18 +303,51 @@ class Result(google.protobuf.message.Message):
 global___Result = Result
 
 @typing.final
+class Told(google.protobuf.message.Message):
+    """How far an item is; only for work with `tell`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
+    DONE_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    stage: builtins.str
+    """queued, loading, inference"""
+    done: builtins.int
+    """bytes while loading, layers while computing"""
+    total: builtins.int
+    """0: not known"""
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        stage: builtins.str = ...,
+        done: builtins.int = ...,
+        total: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "id", b"id", "stage", b"stage", "total", b"total"]) -> None: ...
+
+global___Told = Told
+
+@typing.final
 class InferReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: builtins.int
+    TOLD_FIELD_NUMBER: builtins.int
     @property
     def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Result]: ...
+    @property
+    def told(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Told]: ...
     def __init__(
         self,
         *,
         results: collections.abc.Iterable[global___Result] | None = ...,
+        told: collections.abc.Iterable[global___Told] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results", "told", b"told"]) -> None: ...
 
 global___InferReply = InferReply
 
@@ -335,6 +380,7 @@ class ModelReply(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     PRECISION_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    WARMED_FIELD_NUMBER: builtins.int
     model: builtins.str
     state: builtins.str
     ms: builtins.float
@@ -343,6 +389,8 @@ class ModelReply(google.protobuf.message.Message):
     precision: builtins.str
     @property
     def error(self) -> modelmora.proto.types_pb2.ItemError: ...
+    @property
+    def warmed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Warmed]: ...
     def __init__(
         self,
         *,
@@ -353,8 +401,126 @@ class ModelReply(google.protobuf.message.Message):
         device: builtins.str = ...,
         precision: builtins.str = ...,
         error: modelmora.proto.types_pb2.ItemError | None = ...,
+        warmed: collections.abc.Iterable[global___Warmed] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "device", b"device", "error", b"error", "model", b"model", "ms", b"ms", "precision", b"precision", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "device", b"device", "error", b"error", "model", b"model", "ms", b"ms", "precision", b"precision", "state", b"state", "warmed", b"warmed"]) -> None: ...
 
 global___ModelReply = ModelReply
+
+@typing.final
+class Warmed(google.protobuf.message.Message):
+    """One batch of a warm-up."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    MS_FIELD_NUMBER: builtins.int
+    task: builtins.str
+    items: builtins.int
+    ms: builtins.float
+    def __init__(
+        self,
+        *,
+        task: builtins.str = ...,
+        items: builtins.int = ...,
+        ms: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "ms", b"ms", "task", b"task"]) -> None: ...
+
+global___Warmed = Warmed
+
+@typing.final
+class Footprint(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    DEVICE_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    device: builtins.str
+    precision: builtins.str
+    bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        device: builtins.str = ...,
+        precision: builtins.str = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "device", b"device", "model", b"model", "precision", b"precision"]) -> None: ...
+
+global___Footprint = Footprint
+
+@typing.final
+class Footprints(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FOOTPRINTS_FIELD_NUMBER: builtins.int
+    @property
+    def footprints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Footprint]: ...
+    def __init__(
+        self,
+        *,
+        footprints: collections.abc.Iterable[global___Footprint] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["footprints", b"footprints"]) -> None: ...
+
+global___Footprints = Footprints
+
+@typing.final
+class Informed(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Informed = Informed
+
+@typing.final
+class ExamineRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    WHAT_FIELD_NUMBER: builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    what: builtins.str
+    """verify, tune"""
+    timeout_ms: builtins.float
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        what: builtins.str = ...,
+        timeout_ms: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "timeout_ms", b"timeout_ms", "what", b"what"]) -> None: ...
+
+global___ExamineRequest = ExamineRequest
+
+@typing.final
+class Finding(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JSON_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    json: builtins.bytes
+    @property
+    def error(self) -> modelmora.proto.types_pb2.ItemError:
+        """ends the examination"""
+
+    def __init__(
+        self,
+        *,
+        json: builtins.bytes = ...,
+        error: modelmora.proto.types_pb2.ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "json", b"json"]) -> None: ...
+
+global___Finding = Finding

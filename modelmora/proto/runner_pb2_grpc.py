@@ -65,6 +65,16 @@ class RunnerStub(object):
                 request_serializer=modelmora_dot_proto_dot_runner__pb2.ModelRequest.SerializeToString,
                 response_deserializer=modelmora_dot_proto_dot_runner__pb2.ModelReply.FromString,
                 _registered_method=True)
+        self.Inform = channel.unary_unary(
+                '/modelmora.runner.v1.Runner/Inform',
+                request_serializer=modelmora_dot_proto_dot_runner__pb2.Footprints.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_runner__pb2.Informed.FromString,
+                _registered_method=True)
+        self.Examine = channel.unary_stream(
+                '/modelmora.runner.v1.Runner/Examine',
+                request_serializer=modelmora_dot_proto_dot_runner__pb2.ExamineRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_runner__pb2.Finding.FromString,
+                _registered_method=True)
 
 
 class RunnerServicer(object):
@@ -110,6 +120,20 @@ class RunnerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inform(self, request, context):
+        """What earlier workers measured, said once when a caller comes; own measurements win.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Examine(self, request, context):
+        """A long look at one model (`verify`, `tune`): one JSON object a step, the last one is the report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunnerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +166,16 @@ def add_RunnerServicer_to_server(servicer, server):
                     servicer.Warmup,
                     request_deserializer=modelmora_dot_proto_dot_runner__pb2.ModelRequest.FromString,
                     response_serializer=modelmora_dot_proto_dot_runner__pb2.ModelReply.SerializeToString,
+            ),
+            'Inform': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inform,
+                    request_deserializer=modelmora_dot_proto_dot_runner__pb2.Footprints.FromString,
+                    response_serializer=modelmora_dot_proto_dot_runner__pb2.Informed.SerializeToString,
+            ),
+            'Examine': grpc.unary_stream_rpc_method_handler(
+                    servicer.Examine,
+                    request_deserializer=modelmora_dot_proto_dot_runner__pb2.ExamineRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_runner__pb2.Finding.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +341,60 @@ class Runner(object):
             '/modelmora.runner.v1.Runner/Warmup',
             modelmora_dot_proto_dot_runner__pb2.ModelRequest.SerializeToString,
             modelmora_dot_proto_dot_runner__pb2.ModelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inform(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmora.runner.v1.Runner/Inform',
+            modelmora_dot_proto_dot_runner__pb2.Footprints.SerializeToString,
+            modelmora_dot_proto_dot_runner__pb2.Informed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Examine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelmora.runner.v1.Runner/Examine',
+            modelmora_dot_proto_dot_runner__pb2.ExamineRequest.SerializeToString,
+            modelmora_dot_proto_dot_runner__pb2.Finding.FromString,
             options,
             channel_credentials,
             insecure,

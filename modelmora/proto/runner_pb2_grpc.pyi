@@ -54,6 +54,18 @@ class RunnerStub:
         modelmora.proto.runner_pb2.ModelReply,
     ]
 
+    Inform: grpc.UnaryUnaryMultiCallable[
+        modelmora.proto.runner_pb2.Footprints,
+        modelmora.proto.runner_pb2.Informed,
+    ]
+    """What earlier workers measured, said once when a caller comes; own measurements win."""
+
+    Examine: grpc.UnaryStreamMultiCallable[
+        modelmora.proto.runner_pb2.ExamineRequest,
+        modelmora.proto.runner_pb2.Finding,
+    ]
+    """A long look at one model (`verify`, `tune`): one JSON object a step, the last one is the report."""
+
 class RunnerAsyncStub:
     """The hop between an API worker and a runner worker, over a Unix socket. Not a public face."""
 
@@ -89,6 +101,18 @@ class RunnerAsyncStub:
         modelmora.proto.runner_pb2.ModelRequest,
         modelmora.proto.runner_pb2.ModelReply,
     ]
+
+    Inform: grpc.aio.UnaryUnaryMultiCallable[
+        modelmora.proto.runner_pb2.Footprints,
+        modelmora.proto.runner_pb2.Informed,
+    ]
+    """What earlier workers measured, said once when a caller comes; own measurements win."""
+
+    Examine: grpc.aio.UnaryStreamMultiCallable[
+        modelmora.proto.runner_pb2.ExamineRequest,
+        modelmora.proto.runner_pb2.Finding,
+    ]
+    """A long look at one model (`verify`, `tune`): one JSON object a step, the last one is the report."""
 
 class RunnerServicer(metaclass=abc.ABCMeta):
     """The hop between an API worker and a runner worker, over a Unix socket. Not a public face."""
@@ -137,5 +161,21 @@ class RunnerServicer(metaclass=abc.ABCMeta):
         request: modelmora.proto.runner_pb2.ModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[modelmora.proto.runner_pb2.ModelReply, collections.abc.Awaitable[modelmora.proto.runner_pb2.ModelReply]]: ...
+
+    @abc.abstractmethod
+    def Inform(
+        self,
+        request: modelmora.proto.runner_pb2.Footprints,
+        context: _ServicerContext,
+    ) -> typing.Union[modelmora.proto.runner_pb2.Informed, collections.abc.Awaitable[modelmora.proto.runner_pb2.Informed]]:
+        """What earlier workers measured, said once when a caller comes; own measurements win."""
+
+    @abc.abstractmethod
+    def Examine(
+        self,
+        request: modelmora.proto.runner_pb2.ExamineRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[modelmora.proto.runner_pb2.Finding], collections.abc.AsyncIterator[modelmora.proto.runner_pb2.Finding]]:
+        """A long look at one model (`verify`, `tune`): one JSON object a step, the last one is the report."""
 
 def add_RunnerServicer_to_server(servicer: RunnerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

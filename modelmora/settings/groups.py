@@ -79,6 +79,11 @@ class HttpSettings(Group):
     host: Host = setting("where HTTP listens", HOST, default="127.0.0.1")
     port: Port = setting("the port of HTTP", PORT, default=3000)
     max_body_bytes: Bytes = setting("the largest HTTP request body", BYTES, default=ByteSize(64 * 2**20))
+    keep_alive_s: Count = setting(
+        "seconds an idle connection stays open: longer than clients and load balancers keep theirs",
+        "whole seconds, 1 or more",
+        default=75,
+    )
     cors_origins: Origins = setting(
         "web origins whose pages may call the API (none: CORS stays closed)",
         "origins such as https://example.org, separated by commas, or *",
@@ -108,6 +113,7 @@ class LimitSettings(Group):
     """MODELMORA_LIMITS_*"""
 
     items: Count = setting("items in one request", COUNT, default=256)
+    stream_items: Count = setting("items in one stream of them", COUNT, default=10_000)
     image_bytes: Bytes = setting("bytes of one picture file", BYTES, default=ByteSize(32 * 2**20))
     pixels: Count = setting("pixels of one picture, width times height", COUNT, default=50_000_000)
     text_chars: Count = setting("characters of one text", COUNT, default=2000)
@@ -120,6 +126,11 @@ class RunnerSettings(Group):
 
     drain_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = setting(
         "seconds a stopping runner goes on serving its callers", "seconds, more than 0", default=25.0
+    )
+    hang_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = setting(
+        "seconds after which a batch that has not come back counts as hung and the runner is replaced",
+        "seconds, more than 0",
+        default=300.0,
     )
     threads: Count | None = setting("compute threads of each runner worker (unset: shared out)", COUNT, default=None)
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = setting(

@@ -44,5 +44,13 @@ async def call_for(seconds: float, server: Server, *, after_s: float, then: Call
     return answers, longest
 
 
+def kill_one_engine(server: Server) -> None:
+    """The process that holds the models, as the system does that has run out of memory."""
+    server.engines()[0].send_signal(signal.SIGKILL)
+
+
 def kill_one_runner(server: Server) -> None:
-    server.workers("runner-default")[0].send_signal(signal.SIGKILL)
+    """A whole runner worker at once: what BentoML supervises, the zygote and the engine."""
+    worker = server.workers("runner-default")[0]
+    for process in (worker, *worker.children(recursive=True)):
+        process.send_signal(signal.SIGKILL)

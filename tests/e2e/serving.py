@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -56,6 +57,16 @@ class Server:
         """The live worker processes of one BentoML service."""
         return [p for p in self.family() if _serves(p, service)]
 
+    def engines(self, group: str = "default") -> list[psutil.Process]:
+        """The live processes that hold a group's models: each a child of the zygote it was forked from."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                parent = process.parent()
+                if _is_engine(process, group) and parent is not None and _is_engine(parent, group):
+                    found.append(process)
+        return found
+
     def family(self) -> list[psutil.Process]:
         try:
             root = psutil.Process(self.process.pid)
@@ -77,6 +88,11 @@ def _serves(process: psutil.Process, service: str) -> bool:
     except psutil.Error:
         return False
     return "--service-name" in command and command[command.index("--service-name") + 1] == service
+
+
+def _is_engine(process: psutil.Process, group: str) -> bool:
+    command = process.cmdline()
+    return "wiring.engine" in command and command[command.index("wiring.engine") + 1] == group
 
 
 def environment(folder: Path, http_port: int, grpc_port: int, more: Mapping[str, str]) -> dict[str, str]:

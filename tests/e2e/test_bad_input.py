@@ -211,7 +211,7 @@ def mutants() -> list[bytes]:
 
 
 async def test_two_hundred_mutated_files_harm_nobody_on_either_face(shipped: Server) -> None:
-    runners = {p.pid for p in shipped.workers("runner-default")}
+    runners = {p.pid for p in shipped.engines()}
     expected = post_pictures(shipped, JPEG).json()["data"][0]["embedding"]
     limits = httpx.Limits(max_connections=16)
     async with (
@@ -238,5 +238,5 @@ async def test_two_hundred_mutated_files_harm_nobody_on_either_face(shipped: Ser
     assert set(codes) <= {"", "invalid_input", "unsupported_media", "limit_exceeded"}
     assert any(status != 200 for status in statuses)
     assert [bool(code) for code in codes] == [status != 200 for status in statuses]
-    assert {p.pid for p in shipped.workers("runner-default")} == runners
+    assert {p.pid for p in shipped.engines()} == runners
     assert post_pictures(shipped, JPEG).json()["data"][0]["embedding"] == pytest.approx(expected, abs=1e-5)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,19 @@ def test_the_command_line_embeds_a_folder(shipped: Server, tmp_path: Path) -> No
         sizes = {array.shape for array in (saved[name] for name in saved.files) if array.ndim == 2}
     assert len(sizes) == 1
     assert next(iter(sizes))[0] == len(PICTURES)
+
+
+@pytest.mark.slow
+def test_an_idle_connection_outlives_the_patience_of_clients(shipped: Server) -> None:
+    """A client that reuses a connection just as the server closes it fails for nothing: httpx keeps its for 5 s."""
+    connection = http.client.HTTPConnection("127.0.0.1", shipped.http_port)
+    connection.request("GET", "/livez")
+    connection.getresponse().read()
+    before = connection.sock
+
+    time.sleep(6.0)  # the time itself is what is tested
+    connection.request("GET", "/livez")
+
+    assert connection.getresponse().status == 200
+    assert connection.sock is before
+    connection.close()

@@ -17,7 +17,7 @@ from tests.support import wait_until
 
 TWO_GROUPS = """
 version: 1
-groups: {default: {workers: 1}, second: {workers: 1, resources: {cpu: 1, memory: 1GiB}}}
+groups: {default: {workers: 1, resources: {memory: 512MiB}}, second: {workers: 1, resources: {cpu: 1, memory: 1GiB}}}
 models:
   - {name: one, version: 1.0.0, type: embedding, provider: noop, source: "bundled:noop", default: true}
   - {name: two, version: 1.0.0, type: embedding, provider: noop, source: "bundled:noop", group: second,
@@ -86,6 +86,12 @@ def test_two_groups_with_different_models_run_side_by_side(start_server: Callabl
         assert answer["dimension"] == dimension
     where = httpx.get(f"{server.url}/api/v1/models/two").json()["workers"]
     assert [worker.split("-")[0] for worker in where] == ["second"]
+    wait_until(lambda: budget(server) == 3 * 2**29, within_s=30, what="both groups' budgets")
+
+
+def budget(server: Server) -> int:
+    """Bytes for models, over all live workers."""
+    return int(httpx.get(f"{server.url}/health").json()["memory"]["budget_bytes"])
 
 
 def test_what_was_loaded_explicitly_is_loaded_on_a_new_runner_too(start_server: Callable[..., Server]) -> None:
@@ -95,7 +101,7 @@ def test_what_was_loaded_explicitly_is_loaded_on_a_new_runner_too(start_server: 
     extra = f"{server.url}/api/v1/models/extra"
     assert httpx.get(extra).json()["state"] == "unloaded"
     assert httpx.post(f"{extra}/load", timeout=30).json()["state"] == "loaded"
-    (runner,) = server.workers("runner-default")
+    (runner,) = server.engines()
     runner.kill()
     wait_until(lambda: httpx.get(extra).json()["state"] != "loaded", within_s=30, what="the loss")
     wait_until(lambda: httpx.get(extra).json()["state"] == "loaded", within_s=60, what="the reload")

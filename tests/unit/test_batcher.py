@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
 
+from modelmora.domain import priority
+from modelmora.domain.batching import Lanes
 from modelmora.domain.models import Batching, ModelSpec
 from modelmora.domain.outcome import Ok, Outcome
+from modelmora.domain.progress import Step
 from modelmora.errors import ModelLoadFailed, Overloaded, ValidationFailed
 from runners import batcher as module
-from runners.batcher import Batcher, Computed, Job
+from runners.batcher import Batcher
 from runners.devices import Share
+from runners.jobs import Computed, Job
+from runners.lanes import Patience
 from runners.pool import Pool
 from tests.fakes import until
 from tests.families import Family, row_of
@@ -37,14 +45,27 @@ class Fixture:
         self.family = Family()
         self.pool = Pool(lambda _: self.family, lambda _: None, share=Share(threads=1, budget_bytes=0))
         self.batcher = Batcher(self.pool)
+        self.others: list[Batcher] = []
         self.answers = 0
 
-    def submit(self, content: bytes, model: ModelSpec = A, *, within_s: float = 60.0) -> tuple[Job, Answer]:
+    def on(self, lanes: int, **options: Any) -> None:
+        """A device of so many lanes and cores from here on; two items are worth a lane."""
+        self.others.append(self.batcher)
+        self.batcher = Batcher(self.pool, lanes=Lanes(cores=lanes, limit=lanes, worth=2), **options)
+
+    def submit(
+        self, content: bytes, model: ModelSpec = A, *, within_s: float = 60.0, **options: Any
+    ) -> tuple[Job, Answer]:
         array = np.frombuffer(content, np.uint8)
-        return self.submit_array(array, model, within_s=within_s)
+        return self.submit_array(array, model, within_s=within_s, **options)
 
     def submit_array(
-        self, array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], model: ModelSpec = A, *, within_s: float = 60.0
+        self,
+        array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+        model: ModelSpec = A,
+        *,
+        within_s: float = 60.0,
+        **options: Any,
     ) -> tuple[Job, Answer]:
         future: Answer = asyncio.get_running_loop().create_future()
 
@@ -52,7 +73,8 @@ class Fixture:
             self.answers += 1
             future.set_result(outcome)  # raises when answered twice
 
-        job = Job(spec=model, task="embed_text", array=array, deadline=time.monotonic() + within_s, done=done)
+        until_ = time.monotonic() + within_s
+        job = Job(spec=model, task="embed_text", array=array, deadline=until_, done=done, **options)
         self.batcher.submit(job)
         return job, future
 
@@ -83,7 +105,8 @@ async def its() -> AsyncIterator[Fixture]:
     yield fixture
     fixture.family.running.open()
     fixture.family.loading.open()
-    await fixture.batcher.close()
+    for batcher in (fixture.batcher, *fixture.others):
+        await batcher.close()
     await fixture.pool.close()
 
 
@@ -113,7 +136,7 @@ async def test_an_item_that_raises_fails_alone(position: int, cause: Exception, 
 
     answers = await its.ask(*contents, model=model)
 
-    code = cause.code if isinstance(cause, ValidationFailed) else "internal"
+    code = {RuntimeError: "internal", MemoryError: "out_of_memory", ValidationFailed: "validation"}[type(cause)]
     assert answers == [code if i == position else row_of(c) for i, c in enumerate(contents)]
 
 
@@ -144,7 +167,7 @@ async def test_a_model_that_answers_too_few_rows_is_not_believed(its: Fixture) -
 async def test_callers_who_left_are_dropped_before_compute_and_their_neighbours_are_not(its: Fixture) -> None:
     first = await its.busy()
     jobs = [its.submit(content) for content in (b"stays", b"leaves", b"stays too")]
-    jobs[1][0].gone = True
+    jobs[1][0].leave()
     its.family.running.open()
 
     answers = await settled([first, jobs[0][1], jobs[2][1]])
@@ -158,7 +181,7 @@ async def test_a_caller_who_leaves_while_computed_is_not_answered(its: Fixture) 
     its.family.running.close()
     job, answer = its.submit(b"first")
     await until(its.family.running.reached.is_set)
-    job.gone = True
+    job.leave()
     its.family.running.open()
 
     assert await its.ask(b"next") == [row_of(b"next")]
@@ -306,3 +329,151 @@ async def test_closing_while_the_model_loads_answers_who_waits(its: Fixture) -> 
     await its.batcher.close()
 
     assert await settled([waiting]) == ["overloaded"]
+
+
+async def test_one_bad_item_costs_a_counted_number_of_extra_forwards_and_runs_alone_the_next_time(its: Fixture) -> None:
+    model = spec("a", max_batch=16)
+    await its.ask(b"first", model=model)
+    its.family.bad = {b"bad": RuntimeError("always")}
+    contents = [b"bad" if i == 5 else bytes([65 + i]) for i in range(16)]
+
+    answers = await its.ask(*contents, model=model)
+
+    assert answers.count("internal") == 1
+    assert len(its.family.batches) - 1 <= 1 + 2 * math.ceil(math.log2(16))
+
+    its.family.batches.clear()
+    again = await its.ask(*contents, model=model)
+    assert again == answers
+    assert sorted(len(batch) for batch in its.family.batches) == [1, 15]
+    assert [b"bad"] in its.family.batches
+
+
+async def test_a_row_that_is_not_finite_fails_alone_without_another_forward(its: Fixture) -> None:
+    its.family.strange = {b"odd"}
+
+    assert await its.ask(b"odd", b"b", b"c") == ["internal", row_of(b"b"), row_of(b"c")]
+    assert len(its.family.batches) == 1
+
+
+async def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_remembered(its: Fixture) -> None:
+    model = spec("a", max_batch=8)
+    its.family.room = 3
+    contents = [bytes([65 + i]) for i in range(8)]
+
+    assert await its.ask(*contents, model=model) == [row_of(c) for c in contents]
+    its.family.batches.clear()
+    assert await its.ask(*contents, model=model) == [row_of(c) for c in contents]
+    assert max(len(batch) for batch in its.family.batches) <= 3
+
+
+async def test_one_item_too_large_for_the_memory_is_told_so(its: Fixture) -> None:
+    its.family.room = 0
+
+    assert await its.ask(b"a", b"b") == ["out_of_memory"] * 2
+    its.family.room = None
+    assert await its.ask(b"c") == [row_of(b"c")]
+
+
+async def test_one_item_that_takes_all_memory_does_not_make_the_batches_of_others_small(its: Fixture) -> None:
+    model = spec("a", max_batch=8)
+    its.family.bad = {b"huge": MemoryError()}
+    await its.ask(*[b"huge" if i == 3 else bytes([65 + i]) for i in range(8)], model=model)
+    its.family.batches.clear()
+
+    await its.ask(*[bytes([65 + i]) for i in range(8)], model=model)
+
+    assert [len(batch) for batch in its.family.batches] == [8]
+
+
+async def test_a_crowd_is_computed_side_by_side_on_one_thread_each(its: Fixture) -> None:
+    its.on(2)
+    await its.ask(b"load the model")
+    its.family.running.close()
+    answers = [its.submit(bytes([65 + i]))[1] for i in range(8)]
+    await until(lambda: its.family.together == 2)
+    its.family.running.open()
+
+    assert await settled(answers) == [row_of(bytes([65 + i])) for i in range(8)]
+    assert its.family.threads[0] == 2  # the lone first one had both
+    assert set(its.family.threads[1:3]) == {1}
+
+
+async def test_interactive_items_overtake_bulk_a_counted_number_of_times(its: Fixture) -> None:
+    one = spec("a", max_batch=1)
+    its.family.running.close()
+    first = its.submit(b"first", one)[1]
+    await until(its.family.running.reached.is_set)
+    bulk = its.submit(b"bulk", one, bulk=True)[1]
+    others = [its.submit(b"%d" % i, one)[1] for i in range(8)]
+    its.family.running.open()
+
+    await settled([first, bulk, *others])
+    order = [batch[0] for batch in its.family.batches]
+    assert order.index(b"bulk") == 1 + priority.PATIENCE
+
+
+async def test_an_item_that_must_be_alone_is(its: Fixture) -> None:
+    first = await its.busy()
+    answers = [its.submit(b"a")[1], its.submit(b"b", alone=True)[1], its.submit(b"c")[1]]
+    its.family.running.open()
+
+    await settled([first, *answers])
+    assert sorted(its.family.batches[1:]) == [[b"a", b"c"], [b"b"]]
+
+
+async def test_a_forward_that_hangs_is_answered_and_reported(its: Fixture) -> None:
+    reports: list[bool] = []
+    its.on(1, patience=Patience(hang_s=0.05), on_hang=lambda: reports.append(True))
+    its.family.running.close()
+
+    assert await its.ask(b"a", b"b") == ["internal"] * 2
+    assert reports == [True]
+
+
+def test_patience_grows_with_the_predicted_time_and_has_bounds() -> None:
+    patience = Patience(hang_s=300.0, least_s=30.0, times=20.0)
+    assert [patience.of(s) for s in (0.0, 0.1, 5.0, 60.0)] == [300.0, 30.0, 100.0, 300.0]
+
+
+async def test_who_asks_is_told_how_far_the_item_is(its: Fixture) -> None:
+    steps: list[Step] = []
+
+    await settled([its.submit(b"a", tell=steps.append)[1]])
+
+    stages = [step.stage for step in steps]
+    assert list(dict.fromkeys(stages)) == ["queued", "loading", "inference"]
+    assert steps[-1] == Step("inference", 2, 2)
+
+
+async def test_a_caller_who_left_makes_room_in_the_queue(its: Fixture) -> None:
+    small = spec("a", queue=2)
+    its.family.running.close()
+    running = its.submit(b"running", small)[1]
+    await until(its.family.running.reached.is_set)
+    leaving, _ = its.submit(b"1", small)
+    staying = its.submit(b"2", small)[1]
+
+    leaving.leave()
+    late = its.submit(b"3", small)[1]
+
+    assert its.batcher.queued() == 2
+    its.family.running.open()
+    assert await settled([running, staying, late]) == [row_of(c) for c in (b"running", b"2", b"3")]
+
+
+async def test_every_caller_gets_the_own_row_bit_for_bit_whatever_fails_beside_it(its: Fixture) -> None:
+    """Bad items of every kind among good ones, on two lanes, again and again: no row is ever swapped."""
+    its.on(2)
+    model = spec("a", max_batch=8)
+    its.family.bad = {b"raise": RuntimeError("x")}
+    its.family.strange = {b"odd"}
+    its.family.room = 5
+    draw = random.Random(0)
+    contents = [draw.choice([b"raise", b"odd", b"", b"", b"", b""]) + b"%d" % draw.randrange(10**6) for _ in range(400)]
+
+    answers = await its.ask(*contents, model=model)
+
+    for content, answer in zip(contents, answers, strict=True):
+        bad = content.startswith((b"raise", b"odd"))
+        assert answer == ("internal" if bad else row_of(content))
