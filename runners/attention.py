@@ -33,10 +33,11 @@ class MaskedAttention(nn.MultiheadAttention):
 def straighten(network: nn.Module) -> None:
     """Lets every plain self-attention of the network take the straight way; its weights stay where they are."""
     for module in network.modules():
-        if type(module) is nn.MultiheadAttention and _plain(module):
+        if type(module) is nn.MultiheadAttention and plain(module):
             module.__class__ = MaskedAttention
 
 
-def _plain(module: nn.MultiheadAttention) -> bool:
-    plain = module.bias_k is None and module.bias_v is None and not module.add_zero_attn
-    return bool(plain and module.batch_first and module._qkv_same_embed_dim and not module.dropout)
+def plain(module: nn.MultiheadAttention) -> bool:
+    """Whether it is the usual kind: one width, no extra keys or values, the batch first, no dropout."""
+    usual = module.bias_k is None and module.bias_v is None and not module.add_zero_attn
+    return bool(usual and module.batch_first and module._qkv_same_embed_dim and not module.dropout)

@@ -21,6 +21,7 @@ from modelmora.errors import ModelLoadFailed, ValidationFailed
 from runners import exhaustion
 from runners.attention import straighten
 from runners.layers import telling
+from runners.linears import pack, packed_bytes
 from runners.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
 from runners.open_clip_weights import Uninitialised, find_weights, put_weights, read_weights
 from runners.precision import Concrete
@@ -57,7 +58,8 @@ class OpenClip:
         self.description = description
         self.device = device
         self.precision: str = precision
-        self.weight_bytes = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+        tensors = (*model.parameters(), *model.buffers())
+        self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + packed_bytes(model)
 
     def sample(self, task: Task) -> NDArray[np.generic]:
         image, text = self.description.image, self.description.text
@@ -171,6 +173,9 @@ def load_network(
         model = _build(spec, config, device=device, precision=precision)
         put_weights(spec, model, read_weights(spec, file), tell=tell)
         straighten(model.eval().requires_grad_(False))
+        if device == "cpu":
+            use_threads(threads)
+            pack(model, _DTYPES[precision])
         settle(device)
         return OpenClip(model, description, device=device, precision=precision, threads=threads, tokenizer=tokenizer)
 
