@@ -37,7 +37,7 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         self.own_bias = None if bias is None else bias.detach()
         self.weight = weight.new_empty(0)  # open_clip asks it for its number format
-        self.weight_bytes = weight.numel() * weight.element_size()
+        self.weight_bytes = sum(t.numel() * t.element_size() for t in (weight, bias) if t is not None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.own_bias, "none", [], "")

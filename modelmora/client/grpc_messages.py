@@ -29,6 +29,8 @@ _CODES: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
 }
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_CORE = "Internal error from Core"
+"""What gRPC's own library says, as INTERNAL, when the connection breaks just as a message is written to it."""
 
 
 def error_of(cause: grpc.aio.AioRpcError, target: str) -> ModelMoraError:
@@ -40,7 +42,7 @@ def error_of(cause: grpc.aio.AioRpcError, target: str) -> ModelMoraError:
     if code := trailing.get("modelmora-code"):
         return from_code(code, detail, retry_after_s=_seconds(trailing.get("retry-after-s")))
     status = cause.code()
-    if status in _BROKEN:  # a call we did not cancel was ended by the other side
+    if status in _BROKEN or detail == _CORE:  # a call we did not cancel was ended by the other side
         reason = detail.rpartition(": ")[2] if detail.startswith("failed to connect to all addresses") else detail
         return DependencyUnavailable(f"no answer from {target}: {reason}", field="url", found=target)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:

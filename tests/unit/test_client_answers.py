@@ -20,7 +20,7 @@ from modelmora.client.http_connection import error_of as error_of_response
 from modelmora.client.http_transport import _outcomes
 from modelmora.domain.inference import Content, Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import InternalError, InvalidInput, ModelMoraError, leaves
+from modelmora.errors import DependencyUnavailable, InternalError, InvalidInput, ModelMoraError, leaves
 
 
 def test_answers_are_put_in_order_and_what_is_missing_fails() -> None:
@@ -191,3 +191,12 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(ModelMoraError, match="not the URL of a server") as caught:
         Address.parse(url)
     assert caught.value.code == "validation"
+
+
+def test_a_connection_that_breaks_under_a_write_is_no_answer_of_the_server() -> None:
+    nothing = grpc.aio.Metadata()
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, details="Internal error from Core")
+    answered = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, details="a defect")
+
+    assert isinstance(error_of_call(broken, "here:1"), DependencyUnavailable)
+    assert error_of_call(answered, "here:1").code == "internal"
