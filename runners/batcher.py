@@ -161,7 +161,7 @@ class Batcher:
         due: list[tuple[Key, Run]] = []
         wake = float("inf")
         for key, queue in self._queues.items():
-            if not queue.waiting() or not self._in_memory(key, queue):
+            if not queue.waiting() or self._must_wait(key) or not self._in_memory(key, queue):
                 wake = min(wake, queue.next_deadline())
                 continue
             match decide(queue.facts(now), lanes, now):
@@ -173,6 +173,10 @@ class Batcher:
             return wake
         self._start(*self._choose(due))
         return None
+
+    def _must_wait(self, key: Key) -> bool:
+        """Items that go alone go one by one, over all lanes: else two of them would be there when one ends us."""
+        return key[3] and any(other[3] and queue.running for other, queue in self._queues.items())
 
     def _choose(self, due: list[tuple[Key, Run]]) -> tuple[Key, Run]:
         """Whose turn it is; bulk queues that are passed over for interactive work are counted."""

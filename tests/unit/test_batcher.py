@@ -422,6 +422,16 @@ async def test_an_item_that_must_be_alone_is(its: Fixture) -> None:
     assert sorted(its.family.batches[1:]) == [[b"a", b"c"], [b"b"]]
 
 
+async def test_items_that_must_be_alone_are_not_even_on_two_lanes_together(its: Fixture) -> None:
+    its.on(2)
+    await its.ask(b"load the model")
+    its.family.most_together = 0
+
+    await settled([its.submit(content, alone=True)[1] for content in (b"a", b"b", b"c", b"d")])
+
+    assert its.family.most_together == 1
+
+
 async def test_a_forward_that_hangs_is_answered_and_reported(its: Fixture) -> None:
     reports: list[bool] = []
     its.on(1, patience=Patience(hang_s=0.05), on_hang=lambda: reports.append(True))
