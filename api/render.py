@@ -75,6 +75,11 @@ def server_timing(timings: Timings, total_ms: float) -> str:
     )
 
 
+def item_timing(outcome: Outcome[Embedded], total_ms: float) -> str:
+    """The same for one item of a stream; empty where it failed."""
+    return server_timing(outcome.value.timings, total_ms) if isinstance(outcome, Ok) else ""
+
+
 def model(status: ModelStatus) -> dict[str, Any]:
     """A model as the control plane shows it."""
     spec = status.spec

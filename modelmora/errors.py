@@ -279,3 +279,8 @@ RETRYABLE = frozenset({"rate_limited", "overloaded", "model_loading", "dependenc
 def from_code(code: str, detail: str, *, retry_after_s: float | None = None) -> ModelMoraError:
     """The error of a code that came over a wire; an unknown code is an `InternalError`."""
     return _BY_CODE.get(code, InternalError)(detail, retry_after_s=retry_after_s)
+
+
+def unexpected() -> InternalError:
+    """All that a caller is told of a defect: the details are in the log only."""
+    return InternalError("something went wrong on our side; the log has the details under the request id")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from modelmora.domain.inference import Content, Image, Text
+from modelmora.domain.outcome import Ok, Outcome
+
 
 class Window:
     """Who enters waits while there is no room; an empty window takes one item, however large.
@@ -34,3 +37,13 @@ class Window:
 
     def _full(self, size: int) -> bool:
         return self._items > 0 and (self._items >= self._most_items or self._bytes + size > self._most_bytes)
+
+
+def weight(content: Outcome[Content]) -> int:
+    """Bytes that an item takes to hold and to send; 0 for a failure."""
+    match content:
+        case Ok(Image(data)):
+            return len(data)
+        case Ok(Text(text)):
+            return 4 * len(text)
+    return 0

@@ -27,6 +27,8 @@ from modelmora.usecases.models import Models
 
 DIMENSION = 4
 TIMINGS = Timings(queue_ms=1.0, preprocess_ms=2.0, inference_ms=3.0)
+STAGES = r"queue;dur=1\.00, preprocess;dur=2\.00, inference;dur=3\.00, total;dur=\d+\.\d\d"
+"""The same as every face tells it."""
 
 CLIP = ModelSpec(
     name="clip", version="1.0.0", type="embedding", provider="noop", source="bundled:noop", default=True, pin=True

@@ -121,6 +121,7 @@ def _streamed(result: Streamed) -> pb.BatchResult:
         result=_result(result.index, result.tag, result.outcome),
         model=result.model.name if result.model else "",
         version=result.model.version if result.model else "",
+        server_timing=render.item_timing(result.outcome, result.total_ms),
     )
 
 
@@ -137,6 +138,7 @@ def _progress(request: pb.EmbeddingRequest, news: Watched) -> pb.EmbeddingProgre
         result=_result(news.index, request.items[news.index].id, news.outcome) if news.outcome else None,
         model=news.model.name,
         version=news.model.version,
+        server_timing=render.item_timing(news.outcome, news.total_ms) if news.outcome else "",
     )
 
 

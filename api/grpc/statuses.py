@@ -10,7 +10,7 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from api.errors import STATUSES, retry_after_s
-from modelmora.errors import InternalError, ModelMoraError
+from modelmora.errors import ModelMoraError, unexpected
 from modelmora.telemetry import REQUESTS
 from modelmora.wire import error_to_wire
 
@@ -48,8 +48,7 @@ async def answer(context: Context, request_id: str, work: Callable[[], Awaitable
     except Exception as cause:
         log.error("request_failed", request_id=request_id, exc_info=cause)
         REQUESTS.labels("grpc", "internal").inc()
-        hidden = InternalError("something went wrong on our side; the log has the details under the request id")
-        await abort(context, hidden, request_id)
+        await abort(context, unexpected(), request_id)
     REQUESTS.labels("grpc", "ok").inc()
     return result
 

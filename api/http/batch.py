@@ -128,6 +128,7 @@ def _shown(result: Streamed, encoding: str) -> dict[str, Any]:
         row |= {"model": result.model.name, "version": result.model.version}
     match result.outcome:
         case Ok(value):
-            return row | {"embedding": render.vector(value.vector, encoding)}
+            timing = render.server_timing(value.timings, result.total_ms)
+            return row | {"embedding": render.vector(value.vector, encoding), "server_timing": timing}
         case Failed(error):
             return row | {"error": render.fault(error.as_fault())}

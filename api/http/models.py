@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from api import render
 from api.core import Core
 from api.http.examine import add_examining
+from api.http.ndjson import MEDIA_TYPE, line
 from api.http.routes import PERMISSION, deadline_of
 from modelmora.domain.models import ModelType, State
 from modelmora.errors import ModelMoraError, ValidationFailed
@@ -75,7 +76,7 @@ def _add_changing(router: APIRouter, core: Core) -> None:
     @router.post("/{ref}/pull", openapi_extra={PERMISSION: "operate"})
     async def pull_model(ref: str) -> Response:
         """Fetches the model's files, telling progress as NDJSON."""
-        return StreamingResponse(_progress(core.get().models.fetch(ref)), media_type="application/x-ndjson")
+        return StreamingResponse(_progress(core.get().models.fetch(ref)), media_type=MEDIA_TYPE)
 
     async def change(request: Request, ref: str, do: Change, under_way: State | None) -> Response:
         """Waits for the change, or answers 202 at once with the state that is `under_way`."""
@@ -114,16 +115,16 @@ async def _quietly(work: Awaitable[ModelReport]) -> None:
 async def _progress(fetches: AsyncIterator[Fetch]) -> AsyncIterator[bytes]:
     try:
         async for f in fetches:
-            line = {
+            told = {
                 "model": f.model,
                 "done_bytes": f.done_bytes,
                 "total_bytes": f.total_bytes,
                 "licence": f.licence,
                 "finished": f.finished,
             }
-            yield render.to_json(line) + b"\n"
+            yield line(told)
     except ModelMoraError as error:
-        yield render.to_json({"error": render.fault(error.as_fault())}) + b"\n"
+        yield line({"error": render.fault(error.as_fault())})
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.outcome import Ok, Outcome
 from modelmora.errors import InvalidInput, LimitExceeded, UnsupportedMedia
+from modelmora.usecases.embed import too_large
 
 FIELDS = 64
 FIELD_BYTES = 4_096
@@ -145,14 +146,8 @@ class _Reader:
     def _file(self) -> Outcome[bytes]:
         if self._size <= self._max_file_bytes:
             return Ok(b"".join(self._data))
-        return Failed(
-            LimitExceeded(
-                f"the picture file has {self._size:,} bytes, more than {self._max_file_bytes:,}",
-                field="image",
-                found=f"{self._size} bytes",
-                expected=f"at most {self._max_file_bytes} bytes",
-            )
-        )
+        limit = self._max_file_bytes
+        return too_large("picture file", field="image", found=self._size, limit=limit, unit="bytes")
 
     def _end(self) -> None:
         self.ended = True

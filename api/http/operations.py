@@ -122,6 +122,7 @@ EMBED_TEXT = _operation(
         }
     },
 )
+_TIMING = {"type": "string", "description": "of this item's stages, as in the Server-Timing header of other answers"}
 _BATCH_LINE = {
     "description": "a line of JSON for each file as it completes; the last line is `done`, or `error` of the whole",
     "oneOf": [
@@ -132,6 +133,7 @@ _BATCH_LINE = {
                 "index": {"type": "integer"},
                 **{k: {"type": "string"} for k in ("filename", "model", "version")},
                 "embedding": _VECTOR,
+                "server_timing": _TIMING,
                 "error": _FAULT,
             },
         },
@@ -175,6 +177,7 @@ EMBED_STREAM = _operation(
             "done": {"type": "integer", "description": "of `total`: bytes loaded, layers computed, items preprocessed"},
             "total": {"type": "integer", "description": "0: not known"},
             "embedding": _VECTOR,
+            "server_timing": _TIMING,
             "dimension": {"type": "integer"},
             "model": {"type": "string"},
             "version": {"type": "string"},

@@ -21,6 +21,7 @@ from modelmora.errors import (
     ModelMoraError,
     UnsupportedMedia,
     ValidationFailed,
+    unexpected,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -89,7 +90,7 @@ def translate(error: Exception) -> ModelMoraError:
             return _from_fastapi(error)
         case HTTPException():
             return _from_starlette(error)
-    return InternalError("something went wrong on our side; the log has the details under the request id")
+    return unexpected()
 
 
 def _from_fastapi(error: RequestValidationError) -> ModelMoraError:

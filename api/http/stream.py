@@ -72,6 +72,7 @@ def _shown(news: Watched, encoding: str) -> dict[str, Any]:
     row: dict[str, Any] = {"stage": news.step.stage, "percent": round(news.percent, 2)}
     if news.outcome is None:
         return row | {"done": news.step.done, "total": news.step.total}
-    vector = unwrap(news.outcome).vector
-    served = {"model": news.model.name, "version": news.model.version, "dimension": vector.dimension}
-    return row | served | {"embedding": render.vector(vector, encoding)}
+    value = unwrap(news.outcome)
+    served = {"model": news.model.name, "version": news.model.version, "dimension": value.vector.dimension}
+    timing = render.server_timing(value.timings, news.total_ms)
+    return row | served | {"embedding": render.vector(value.vector, encoding), "server_timing": timing}

@@ -61,7 +61,7 @@ def embed(
         found = embed_watched(server, sources[0], model=model, truncate=truncate, quiet=as_json)
         (_as_json if as_json else _short)(sources[0], Ok(found))
         return
-    options = Options(model=model, concurrency=concurrency, truncate=truncate, ordered=True)
+    options = Options(model=model, concurrency=concurrency, truncate=truncate, ordered=True, timeout=server.timeout)
     if output is None:
         _conclude(asyncio.run(_to_screen(server, sources, options, _as_json if as_json else _short)), sources, as_json)
     else:

@@ -34,7 +34,7 @@ _NO_SERVER: Final = (
 
 def hint(error: ModelMoraError) -> str | None:
     """What to do about it, as far as its code tells."""
-    if error.code == "dependency_unavailable" and error.field == "url":  # the client itself got no answer
+    if error.code == "dependency_unavailable" and error.field == "url":  # no ModelMora answered
         return _NO_SERVER
     return _HINTS.get(error.code)
 

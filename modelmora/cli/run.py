@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from modelmora.cli.sources import Source
 from modelmora.client import Client, Embedding, Failed, InputError, InternalError, ModelMoraError, Ok, Outcome
+from modelmora.domain.inference import Priority
 
 Report: TypeAlias = Callable[[Source, Outcome[Embedding]], None]
 Answers: TypeAlias = AsyncGenerator[tuple[int, Outcome[Embedding]], None]
@@ -19,12 +20,16 @@ AWAITED = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to embed: `concurrency` items on their way at once; `ordered` reports in the order of the sources."""
+    """How to embed: `concurrency` items on their way at once; `ordered` reports in the order of the sources.
+
+    `timeout` is each item's deadline in seconds; None: the server's usual time.
+    """
 
     model: str | None
     concurrency: int
     truncate: bool
     ordered: bool
+    timeout: float | None = None
 
 
 @dataclass(slots=True)
@@ -37,17 +42,10 @@ class Run:
 
 
 async def embed_all(client: Client, sources: Sequence[Source], *, options: Options, report: Report) -> Run:
-    """Embeds every source over one stream, reporting each as it is settled."""
+    """Embeds every source, reporting each as it is settled."""
     run = Run()
-    answers = client.generate_batch(
-        [source.content for source in sources],
-        model=options.model,
-        window=options.concurrency,
-        truncate=options.truncate,
-        priority="bulk" if len(sources) > AWAITED else "interactive",
-    )
     try:
-        async with aclosing(_in_order(answers) if options.ordered else answers) as settled:
+        async with aclosing(_answers(client, sources, options)) as settled:
             async for index, outcome in settled:
                 _note(run, sources[index], outcome)
                 if run.stopped is not None:
@@ -56,6 +54,26 @@ async def embed_all(client: Client, sources: Sequence[Source], *, options: Optio
     except ModelMoraError as error:
         run.stopped = error
     return run
+
+
+def _answers(client: Client, sources: Sequence[Source], options: Options) -> Answers:
+    """Over one stream; where items have a deadline of their own, each in a request, since a stream has one for all."""
+    contents = [source.content for source in sources]
+    priority: Priority = "bulk" if len(sources) > AWAITED else "interactive"
+    if options.timeout is not None:
+        return client.embed_many(
+            contents,
+            model=options.model,
+            concurrency=options.concurrency,
+            ordered=options.ordered,
+            timeout=options.timeout,
+            truncate=options.truncate,
+            priority=priority,
+        )
+    answers = client.generate_batch(
+        contents, model=options.model, window=options.concurrency, truncate=options.truncate, priority=priority
+    )
+    return _in_order(answers) if options.ordered else answers
 
 
 def _note(run: Run, source: Source, outcome: Outcome[Embedding]) -> None:

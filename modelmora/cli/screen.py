@@ -26,8 +26,9 @@ class _Silent:
 
 
 def print_json(value: Any) -> None:
-    """One line; dataclasses as objects."""
-    click.echo(json.dumps(value, default=asdict, ensure_ascii=False))
+    """One line; dataclasses as objects. What is no Unicode, as a file's name may be, is escaped."""
+    text = json.dumps(value, default=asdict, ensure_ascii=False)
+    click.echo(text.encode(errors="backslashreplace").decode())
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

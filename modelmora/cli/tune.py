@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
 import click
 
-from modelmora.cli.failures import Failure
-from modelmora.cli.screen import print_json, progress, size
+from modelmora.cli.examined import examined
+from modelmora.cli.screen import size
 from modelmora.cli.server import Server, json_option, talks_to_server
 
 _HEADS = ("BATCH", "LANES x THREADS", "ITEMS/S", "MS A BATCH", "MS ALONE", "MEMORY", "")
@@ -25,23 +23,9 @@ def tune(server: Server, model: str, as_json: bool) -> None:
 
     Takes minutes; prints what to put into the registry. A server that is busy with other callers refuses.
     """
-    last = asyncio.run(_tune(server, model, as_json))
-    if last.get("stage") != "report":
-        raise Failure(f"the server stopped sending before {model} was tuned", advice="run the command again")
+    report = examined(server, model, "tune", quiet=as_json)
     if not as_json:
-        _show(last)
-
-
-async def _tune(server: Server, model: str, as_json: bool) -> Mapping[str, Any]:
-    last: Mapping[str, Any] = {}
-    options = {} if server.timeout is None else {"timeout": server.timeout}
-    with progress(f"tune {model}", total=None, quiet=as_json) as bar:
-        async with server.client() as client, aclosing(client.tune(model, **options)) as steps:
-            async for last in steps:
-                bar.to(last.get("done", 0), last.get("total") or None)
-                if as_json:
-                    print_json(last)
-    return last
+        _show(report)
 
 
 def _show(report: Mapping[str, Any]) -> None:
@@ -81,6 +65,6 @@ def _settings(report: Mapping[str, Any]) -> str:
     return (
         "for the registry:\n"
         f"  groups: {{{report['group']}: {{resources: {{cpu: {settings['resources']['cpu']}}}}}}}"
-        "  # for each of the group's workers\n"
+        "  # over all of the group's workers\n"
         f"  models: [{{name: {report['model']}, batching: {{max_batch: {settings['batching']['max_batch']}}}}}]"
     )

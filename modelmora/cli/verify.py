@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
 import click
 
-from modelmora.cli.failures import Failure
-from modelmora.cli.screen import print_json, print_table, progress
+from modelmora.cli.examined import examined
+from modelmora.cli.screen import print_table
 from modelmora.cli.server import Server, json_option, talks_to_server
 
 _HEADS = ("PRECISION", "IMAGES", "TEXTS", "NEIGHBOURS KEPT", "LARGEST DIFFERENCE", "MS A BATCH", "VERDICT")
@@ -25,25 +23,11 @@ def verify(server: Server, model: str, as_json: bool) -> None:
 
     Exit code 1 when the model as it is loaded is below the gate.
     """
-    last = asyncio.run(_verify(server, model, as_json))
-    if last.get("stage") != "report":
-        raise Failure(f"the server stopped sending before {model} was verified", advice="run the command again")
+    report = examined(server, model, "verify", quiet=as_json)
     if not as_json:
-        _show(last)
-    if not last["passes"]:
+        _show(report)
+    if not report["passes"]:
         raise click.exceptions.Exit(1)
-
-
-async def _verify(server: Server, model: str, as_json: bool) -> Mapping[str, Any]:
-    last: Mapping[str, Any] = {}
-    options = {} if server.timeout is None else {"timeout": server.timeout}
-    with progress(f"verify {model}", total=None, quiet=as_json) as bar:
-        async with server.client() as client, aclosing(client.verify(model, **options)) as steps:
-            async for last in steps:
-                bar.to(last.get("done", 0), last.get("total") or None)
-                if as_json:
-                    print_json(last)
-    return last
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from modelmora.client.embedding import Embedding
 from modelmora.domain.inference import Timings
@@ -59,6 +60,21 @@ def item_error(
     error = from_code(code, detail or code, retry_after_s=retry_after_s or None)
     error.field, error.found, error.expected = field or None, found or None, expected or None
     return error
+
+
+def error_from(told: Any) -> ModelMoraError:
+    """The error that a line or an item of JSON tells; raises InternalError where it is of another shape."""
+    try:
+        return item_error(
+            str(told["code"]),
+            str(told.get("detail") or ""),
+            field=told.get("field"),
+            found=told.get("found"),
+            expected=told.get("expected"),
+            retry_after_s=float(told.get("retry_after_s") or 0.0),
+        )
+    except (AttributeError, LookupError, TypeError, ValueError) as cause:
+        raise InternalError(f"the server told an error of another shape than promised: {cause!r}") from cause
 
 
 def arrange(count: int, answered: Iterable[tuple[int, Outcome[Embedding]]]) -> list[Outcome[Embedding]]:

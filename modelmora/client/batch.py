@@ -9,7 +9,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from modelmora.client import flow
-from modelmora.client.chunks import weight
 from modelmora.client.embedding import Embedding
 from modelmora.client.pictures import read
 from modelmora.client.retry import Retrier
@@ -17,7 +16,7 @@ from modelmora.client.transport import Group, Transport
 from modelmora.domain.inference import Call, Content
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import InternalError, LimitExceeded, ModelMoraError
-from modelmora.window import Window
+from modelmora.window import Window, weight
 
 if TYPE_CHECKING:
     from modelmora.client.pictures import Source
@@ -35,7 +34,8 @@ class Batch:
     """One call: `window` items at most are taken and not yet handed out.
 
     What fails for a passing reason is tried again while `retrier` finds it worthwhile within the call's deadline: an
-    item for `patience_s`, a stream that breaks for `patience_s` without a single answer.
+    item for `patience_s`, a stream that breaks for `patience_s` without a single answer. A stream that took as many
+    items as the server allows is followed by another one.
     """
 
     def __init__(
@@ -120,11 +120,13 @@ class Batch:
             try:
                 await self._send_once()
             except ModelMoraError as error:
-                if self._answered > answered:
+                grew = self._answered > answered
+                if grew:
                     attempt, answered, since = 0, self._answered, self._retrier.clock()
-                deadline = min(self._call.deadline, since + self._patience_s)
-                await self._retrier.pause(attempt, error, deadline=deadline)
-                attempt += 1
+                if not (grew and isinstance(error, LimitExceeded)):  # full: the rest goes on a new stream
+                    deadline = min(self._call.deadline, since + self._patience_s)
+                    await self._retrier.pause(attempt, error, deadline=deadline)
+                    attempt += 1
                 self._unsent = deque(index for index in self._unanswered if index not in self._later)
 
     async def _send_once(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
 
-from modelmora.domain.inference import Content, Image, Text
-from modelmora.domain.outcome import Ok, Outcome
+from modelmora.domain.inference import Content
+from modelmora.domain.outcome import Outcome
+from modelmora.window import weight
 
 CHUNK_ITEMS = 32
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -26,14 +27,3 @@ async def chunks(
         held += its_size
     if chunk:
         yield chunk
-
-
-def weight(content: Outcome[Content]) -> int:
-    """Bytes it takes to send; 0 for a failure."""
-    match content:
-        case Ok(Image(data)):
-            return len(data)
-        case Ok(Text(text)):
-            return 4 * len(text)
-        case _:
-            return 0

@@ -126,7 +126,7 @@ class Client:
                         yield replace(each, percent=percent)
                 raise InternalError("the server ended the stream without an embedding")
             except ModelMoraError as error:
-                await self._retrier.pause(attempt, error, deadline=call.deadline)
+                await self._retrier.pause(attempt, _noted(error, call), deadline=call.deadline)
                 attempt += 1
 
     async def generate_embeddings(
@@ -204,9 +204,13 @@ class Client:
             retrier=self._retrier,
             patience_s=self._timeout,
         )
-        async with aclosing(batch.answers(items)) as answers:
-            async for index, outcome in answers:
-                yield index, _with_request(outcome, call)
+        try:
+            async with aclosing(batch.answers(items)) as answers:
+                async for index, outcome in answers:
+                    yield index, _with_request(outcome, call)
+        except ModelMoraError as error:
+            _noted(error, call)
+            raise
 
     async def models(self, type: ModelType | None = None) -> list[ModelInfo]:
         """Every model the server knows, loaded or not."""
@@ -305,12 +309,17 @@ async def _read_each(items: Sequence[Source]) -> AsyncIterator[Outcome[Content]]
 
 
 def _with_request(outcome: Outcome[Embedding], call: Call) -> Outcome[Embedding]:
-    """What is in the server's log only can be found there by the request id."""
-    if isinstance(outcome, Failed) and isinstance(outcome.error, InternalError):
-        note = f"request {call.request_id}"
-        if note not in getattr(outcome.error, "__notes__", ()):  # neighbours may share one error
-            outcome.error.add_note(note)
+    if isinstance(outcome, Failed):
+        _noted(outcome.error, call)
     return outcome
+
+
+def _noted(error: ModelMoraError, call: Call) -> ModelMoraError:
+    """What is in the server's log only can be found there by the request id."""
+    note = f"request {call.request_id}"
+    if isinstance(error, InternalError) and note not in getattr(error, "__notes__", ()):  # neighbours may share one
+        error.add_note(note)
+    return error
 
 
 def _positive(name: str, value: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -10,7 +9,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from modelmora.client.answers import item_error
 from modelmora.client.retry import Retrier
 from modelmora.domain.models import ModelRef, ModelType
 from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
@@ -83,23 +81,16 @@ class Control:
 
     async def pull(self, ref: str, *, silence: float) -> AsyncGenerator[Fetch, None]:
         """Progress of bringing a model's files to the server; `silence` is the longest pause between two lines."""
-        async with aclosing(self._lines(f"/api/v1/models/{_path(ref)}/pull", silence=silence)) as lines:
+        async with aclosing(self._connection.lines(f"/api/v1/models/{_path(ref)}/pull", timeout=silence)) as lines:
             async for line in lines:
                 yield _fetch(line)
 
     async def examine(self, ref: str, what: Examination, *, timeout: float) -> AsyncGenerator[Mapping[str, Any], None]:
         """The steps of a long look at a model, the last one is the report; not retried."""
         path, headers = f"/api/v1/models/{_path(ref)}/{what}", {"x-modelmora-timeout-ms": str(int(timeout * 1000))}
-        async with aclosing(self._lines(path, silence=timeout, headers=headers)) as lines:
+        async with aclosing(self._connection.lines(path, timeout=timeout, headers=headers)) as lines:
             async for line in lines:
                 yield line
-
-    async def _lines(self, path: str, *, silence: float, **content: Any) -> AsyncGenerator[Mapping[str, Any], None]:
-        """The objects of an NDJSON answer; one that tells an error raises it."""
-        async with self._connection.stream("POST", path, timeout=silence, **content) as response:
-            async for line in response.aiter_lines():
-                if line.strip():
-                    yield _entry(line)
 
     async def health(self) -> Mapping[str, Any]:
         """The report also when the server is down (503); raises when something else answers."""
@@ -190,16 +181,6 @@ def _report(body: Any) -> ModelReport:
         )
     except KeyError as cause:
         raise InternalError(f"the server's report lacks {cause}") from cause
-
-
-def _entry(line: str) -> Mapping[str, Any]:
-    try:
-        entry = _mapping(json.loads(line))
-    except json.JSONDecodeError as cause:
-        raise InternalError(f"the server sent a line that is no JSON: {line[:80]}") from cause
-    if error := entry.get("error"):
-        raise item_error(error.get("code", "internal"), error.get("detail", ""))
-    return entry
 
 
 def _fetch(entry: Mapping[str, Any]) -> Fetch:

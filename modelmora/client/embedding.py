@@ -22,7 +22,8 @@ class Embedding:
     """A vector and which version of which model made it.
 
     `data` is little-endian float32, four bytes a component; `timings` are the server's own for the
-    whole request, `total_ms` included, and 0 where it said nothing. They do not count in `==`.
+    whole request, or for this item of a stream, `total_ms` included, and 0 where it said nothing. They do not count
+    in `==`.
     """
 
     data: bytes = field(repr=False)

@@ -60,13 +60,12 @@ class GrpcTransport:
         self, groups: AsyncGenerator[Group, None], *, model: str | None, call: Call
     ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
         rpc: Any = next(self._stubs).GenerateBatch(**self._options(call))
-        writing = asyncio.create_task(_write(rpc, groups, model, call.truncate))
+        writing = asyncio.create_task(_write(rpc, _requests(groups, model, call.truncate)))
         try:
-            with self._translated():
+            with self._translated(), _blaming(writing):
                 async for response in rpc:
                     for each in response.results:
-                        answer = Answer(model=each.model, version=each.version)
-                        yield _number(each.result), messages.outcome(each.result, answer)
+                        yield _number(each.result), messages.outcome(each.result, _answer(each))
         finally:
             rpc.cancel()
             writing.cancel()
@@ -80,7 +79,7 @@ class GrpcTransport:
             with self._translated():
                 async for news in rpc:
                     if news.HasField("result"):
-                        yield unwrap(messages.outcome(news.result, Answer(model=news.model, version=news.version)))
+                        yield unwrap(messages.outcome(news.result, _answer(news)))
                     else:
                         yield messages.progress(news)
         finally:
@@ -119,13 +118,46 @@ class GrpcTransport:
             raise Cancelled("the client was closed while the request ran") from None
 
 
-async def _write(rpc: Any, groups: AsyncGenerator[Group, None], model: str | None, truncate: bool) -> None:
-    """A message for each group; the item's number is its id."""
-    async with aclosing(groups):
-        async for group in groups:
-            items = [messages.item(content, str(number)) for number, content in group]
-            await rpc.write(inference_pb2.BatchRequest(model=model or "", items=items, truncate=truncate))
-    await rpc.done_writing()
+async def _write(rpc: Any, requests: AsyncGenerator[inference_pb2.BatchRequest, None]) -> None:
+    """Ends the call where a message cannot be made: its reader would wait for ever. A failed write does that itself."""
+    try:
+        async with aclosing(requests):
+            async for request in requests:
+                await rpc.write(request)
+        await rpc.done_writing()
+    except InternalError:
+        rpc.cancel()
+        raise
+
+
+async def _requests(
+    groups: AsyncGenerator[Group, None], model: str | None, truncate: bool
+) -> AsyncGenerator[inference_pb2.BatchRequest, None]:
+    """One for each group; the item's number is its id. Raises InternalError where one cannot be made."""
+    try:
+        async with aclosing(groups):
+            async for group in groups:
+                items = [messages.item(content, str(number)) for number, content in group]
+                yield inference_pb2.BatchRequest(model=model or "", items=items, truncate=truncate)
+    except Exception as cause:
+        raise InternalError(f"the items cannot be sent: {cause!r}") from cause
+
+
+@contextmanager
+def _blaming(writing: asyncio.Task[None]) -> Iterator[None]:
+    """A call that its writer ended fails for the writer's reason."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not _caller_left() and writing.done() and not writing.cancelled():
+            trouble = writing.exception()
+            if isinstance(trouble, InternalError):
+                raise trouble from trouble.__cause__
+        raise
+
+
+def _answer(told: inference_pb2.BatchResult | inference_pb2.EmbeddingProgress) -> Answer:
+    return Answer(model=told.model, version=told.version, server_timing=told.server_timing)
 
 
 def _number(result: inference_pb2.EmbeddingResult) -> int:

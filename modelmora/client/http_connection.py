@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import email.utils
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
+from modelmora.client.answers import error_from
 from modelmora.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -70,6 +71,13 @@ class HttpConnection:
                     raise error_of(response)
                 yield response
 
+    async def lines(self, path: str, *, timeout: float, **content: Any) -> AsyncGenerator[Mapping[str, Any], None]:
+        """The objects that a POST is answered with, a line each; one that tells an error of the whole raises it."""
+        async with self.stream("POST", path, timeout=timeout, **content) as response:
+            async for line in response.aiter_lines():
+                if line.strip():
+                    yield _entry(line)
+
     async def answer(self, method: str, path: str, *, timeout: float) -> httpx.Response:
         """The response whatever its status, for probes."""
         with _translated(self._url):
@@ -84,12 +92,14 @@ class HttpConnection:
 
 
 def error_of(response: httpx.Response) -> ModelMoraError:
-    """The error of a 4xx or 5xx: by the problem's `code`, else by the status."""
+    """The error of a 4xx or 5xx: by the problem's `code`, else by the status; the field of the latter is `url`."""
     problem = _problem(response)
     retry_after_s = _retry_after(response.headers.get("retry-after"))
     if "code" not in problem:
         detail = f"{response.url} answered {response.status_code} {response.reason_phrase}: not a ModelMora problem"
-        return from_code(_CODES.get(response.status_code, "internal"), detail, retry_after_s=retry_after_s)
+        error = from_code(_CODES.get(response.status_code, "internal"), detail, retry_after_s=retry_after_s)
+        error.field, error.found = "url", str(response.url)
+        return error
     detail = problem.get("detail") or problem.get("title") or problem["code"]
     error = from_code(str(problem["code"]), str(detail), retry_after_s=retry_after_s)
     error.faults = tuple(_fault(entry, error) for entry in problem.get("errors") or () if isinstance(entry, dict))
@@ -105,6 +115,18 @@ def json_of(response: httpx.Response) -> Any:
         return response.json()
     except (json.JSONDecodeError, UnicodeDecodeError) as cause:
         raise InternalError(f"{response.url} answered no JSON; is it a ModelMora server?") from cause
+
+
+def _entry(line: str) -> Mapping[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as cause:
+        raise InternalError(f"the server sent a line that is no JSON object: {line[:80]}") from cause
+    if not isinstance(entry, dict):
+        raise InternalError(f"the server sent a line that is no JSON object: {line[:80]}")
+    if entry.get("error") is not None and "index" not in entry:
+        raise error_from(entry["error"])
+    return entry
 
 
 @contextmanager

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from modelmora.client import flow
 from modelmora.client.address import Address
-from modelmora.client.answers import Answer, arrange, item_error, lost
+from modelmora.client.answers import Answer, arrange, error_from, lost
 from modelmora.client.embedding import Embedding
 from modelmora.client.http_connection import HttpConnection, json_of
 from modelmora.client.progress import Progress
 from modelmora.client.transport import Group
 from modelmora.domain.inference import Call, Content, Image, Text
 from modelmora.domain.outcome import Failed, Outcome, unwrap
-from modelmora.errors import InternalError, ModelMoraError
+from modelmora.errors import (
+    AccessError,
+    Cancelled,
+    DeadlineExceeded,
+    DependencyUnavailable,
+    InternalError,
+    LimitExceeded,
+    ModelMoraError,
+    NotFound,
+    ValidationFailed,
+)
 
 REQUESTS_AT_ONCE = 4
 """Of one stream: httpx sends a body to its end before it reads the answer, so a stream is several short requests."""
@@ -96,19 +105,17 @@ class HttpTransport:
     ) -> list[tuple[int, Outcome[Embedding]]]:
         if not texts:
             return []
-        answers = await self._ask(len(texts), "/v1/embed/text", call, **_json(texts.values(), model, call.truncate))
+        try:
+            answers = await self._ask(len(texts), "/v1/embed/text", call, **_json(texts.values(), model, call.truncate))
+        except ModelMoraError as error:  # also that of an only text: a request of one item has its status
+            if _ends_all(error, call):
+                raise
+            answers = lost(len(texts), error)
         return [*zip(texts, answers, strict=True)]
 
-    async def _lines(self, path: str, call: Call, **content: Any) -> AsyncGenerator[Mapping[str, Any], None]:
-        """The lines of an answer; one that is an error of the whole is raised."""
+    def _lines(self, path: str, call: Call, **content: Any) -> AsyncGenerator[Mapping[str, Any], None]:
         headers = self._headers(call) | content.pop("headers", {})
-        async with self._connection.stream(
-            "POST", path, timeout=_remaining_s(call), headers=headers, **content
-        ) as response:
-            async for line in _parsed(response.aiter_lines()):
-                if "error" in line and "index" not in line:
-                    raise _error(line["error"])
-                yield line
+        return self._connection.lines(path, timeout=_remaining_s(call), headers=headers, **content)
 
     async def _post(self, count: int, path: str, call: Call, **content: Any) -> list[Outcome[Embedding]]:
         if not count:
@@ -135,6 +142,18 @@ def _remaining_s(call: Call) -> float:
     return SILENCE_S if math.isinf(call.deadline) else max(call.deadline - time.monotonic(), 0.001)
 
 
+def _ends_all(error: ModelMoraError, call: Call) -> bool:
+    """Whether every other request of a stream would meet the error as well, so that it is no item's own."""
+    match error:
+        case AccessError() | NotFound() | DependencyUnavailable() | Cancelled():
+            return True
+        case DeadlineExceeded():  # the deadline of all, where there is one
+            return not math.isinf(call.deadline)
+        case ValidationFailed(field="model") | LimitExceeded(field="items"):
+            return True
+    return error.field == "url"
+
+
 def _multipart(images: Any, model: str | None) -> dict[str, Any]:
     files = [("files", (f"{index}", data, "application/octet-stream")) for index, data in enumerate(images)]
     return {"files": files, "data": {"encoding_format": "base64"} | ({"model": model} if model else {})}
@@ -157,28 +176,17 @@ def _outcomes(count: int, body: Any, server_timing: str) -> list[Outcome[Embeddi
 def _outcome(entry: Mapping[str, Any], answer: Answer, dimension: int) -> Outcome[Embedding]:
     if "error" not in entry:
         return answer.embedding(base64.b64decode(entry["embedding"], validate=True), dimension=dimension)
-    return Failed(_error(entry["error"]))
-
-
-def _error(error: Mapping[str, Any]) -> ModelMoraError:
-    optional = {name: error.get(name) for name in ("field", "found", "expected", "retry_after_s")}
-    return item_error(error["code"], error["detail"], **optional)
-
-
-async def _parsed(lines: AsyncIterator[str]) -> AsyncIterator[Mapping[str, Any]]:
-    async for line in lines:
-        try:
-            yield dict(json.loads(line))
-        except ValueError as cause:
-            raise InternalError(f"the server sent a line that is no JSON object: {line[:80]}") from cause
+    return Failed(error_from(entry["error"]))
 
 
 def _streamed(line: Mapping[str, Any]) -> Outcome[Embedding]:
     try:
         if "error" in line:
-            return Failed(_error(line["error"]))
+            return Failed(error_from(line["error"]))
         data = base64.b64decode(line["embedding"], validate=True)
-        return Answer(model=str(line["model"]), version=str(line["version"])).embedding(data, dimension=len(data) // 4)
+        timing = str(line.get("server_timing", ""))
+        answer = Answer(model=str(line["model"]), version=str(line["version"]), server_timing=timing)
+        return answer.embedding(data, dimension=len(data) // 4)
     except (LookupError, TypeError, ValueError) as cause:
         raise InternalError(f"the server sent a line of another shape than promised: {cause!r}") from cause
 

@@ -28,17 +28,29 @@ _AS_RGBA = frozenset({"PA", "RGBa", "La"})
 async def read(source: Source) -> Outcome[Content]:
     """Bytes as they are; a path (`str` is one) or file object is read and a PIL image encoded in a thread.
 
-    Fails with InvalidInput (unreadable) or ValidationFailed (of no kind that can be sent).
+    Fails with InvalidInput (unreadable, a text that is no Unicode) or ValidationFailed (of no kind that can be sent).
     """
     match source:
-        case Image() | Text():
+        case Image():
             return Ok(source)
+        case Text():
+            return _encodable(source)
         case bytes() | bytearray() | memoryview():
             return Ok(Image(bytes(source)))
     try:
         return Ok(Image(await asyncio.to_thread(_bytes_of, source)))
     except ModelMoraError as error:
         return Failed(error)
+
+
+def _encodable(text: Text) -> Outcome[Content]:
+    """A command line, or a file name, that is no UTF-8 comes to Python as half characters, which no wire takes."""
+    try:
+        text.text.encode()
+    except UnicodeEncodeError as cause:
+        found = ascii(text.text[cause.start : cause.end])[:40]
+        return Failed(InvalidInput(f"the text is no Unicode: {cause.reason}", field="text", found=found))
+    return Ok(text)
 
 
 def _bytes_of(source: Any) -> bytes:

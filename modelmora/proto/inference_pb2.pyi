@@ -135,8 +135,11 @@ class BatchResult(google.protobuf.message.Message):
     RESULT_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    SERVER_TIMING_FIELD_NUMBER: builtins.int
     model: builtins.str
     version: builtins.str
+    server_timing: builtins.str
+    """of this item, as in the trailing metadata of GenerateEmbedding; empty with an error"""
     @property
     def result(self) -> global___EmbeddingResult:
         """`index` counts the items of the whole call; `id` is the caller's"""
@@ -147,9 +150,10 @@ class BatchResult(google.protobuf.message.Message):
         result: global___EmbeddingResult | None = ...,
         model: builtins.str = ...,
         version: builtins.str = ...,
+        server_timing: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "result", b"result", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "result", b"result", "server_timing", b"server_timing", "version", b"version"]) -> None: ...
 
 global___BatchResult = BatchResult
 
@@ -165,6 +169,7 @@ class EmbeddingProgress(google.protobuf.message.Message):
     RESULT_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    SERVER_TIMING_FIELD_NUMBER: builtins.int
     index: builtins.int
     """which item of the request"""
     stage: builtins.str
@@ -177,6 +182,8 @@ class EmbeddingProgress(google.protobuf.message.Message):
     """0: not known"""
     model: builtins.str
     version: builtins.str
+    server_timing: builtins.str
+    """with the result: as in BatchResult"""
     @property
     def result(self) -> global___EmbeddingResult:
         """with stage `done`"""
@@ -192,8 +199,9 @@ class EmbeddingProgress(google.protobuf.message.Message):
         result: global___EmbeddingResult | None = ...,
         model: builtins.str = ...,
         version: builtins.str = ...,
+        server_timing: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["done", b"done", "index", b"index", "model", b"model", "percent", b"percent", "result", b"result", "stage", b"stage", "total", b"total", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "index", b"index", "model", b"model", "percent", b"percent", "result", b"result", "server_timing", b"server_timing", "stage", b"stage", "total", b"total", "version", b"version"]) -> None: ...
 
 global___EmbeddingProgress = EmbeddingProgress

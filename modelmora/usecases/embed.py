@@ -12,7 +12,14 @@ import structlog
 from modelmora.domain.inference import Call, Content, Embedded, Image, Inference, Text, Timings
 from modelmora.domain.models import ModelRef, ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import CapabilityMissing, InternalError, LimitExceeded, ModelMoraError, ValidationFailed
+from modelmora.errors import (
+    CapabilityMissing,
+    InternalError,
+    LimitExceeded,
+    ModelMoraError,
+    ValidationFailed,
+    unexpected,
+)
 from modelmora.ports import Embedder, Hook, Traffic, Watch
 
 log = structlog.get_logger(__name__)
@@ -86,8 +93,7 @@ class Embed:
             return None, Failed(error)
         except Exception as cause:
             log.error("item_failed", request_id=call.request_id, exc_info=cause)
-            hidden = "something went wrong on our side; the log has the details under the request id"
-            return None, Failed(InternalError(hidden))
+            return None, Failed(unexpected())
         return answer.model, answer.outcomes[0]
 
     def serving(self, ref: str | None) -> ModelSpec:
@@ -116,9 +122,13 @@ class Embed:
         """The item, failed where its size alone says so, before any decoding."""
         match item:
             case Ok(Image(data)) if len(data) > self._limits.image_bytes:
-                return _too_large("picture file", "image", len(data), self._limits.image_bytes, "bytes")
+                return too_large(
+                    "picture file", field="image", found=len(data), limit=self._limits.image_bytes, unit="bytes"
+                )
             case Ok(Text(text)) if len(text) > self._limits.text_chars:
-                return _too_large("text", "text", len(text), self._limits.text_chars, "characters")
+                return too_large(
+                    "text", field="text", found=len(text), limit=self._limits.text_chars, unit="characters"
+                )
             case Ok(Text(text)) if not text.strip():
                 return Failed(ValidationFailed("the text is empty", field="text", found=repr(text[:20])))
         return item
@@ -167,7 +177,8 @@ class Embed:
                 hook(record)
 
 
-def _too_large(what: str, field: str, found: int, limit: int, unit: str) -> Failed:
+def too_large(what: str, *, field: str, found: int, limit: int, unit: str) -> Failed:
+    """The failure of an item whose size alone says that it is not taken."""
     detail = f"the {what} has {found:,} {unit}, more than {limit:,}"
     return Failed(LimitExceeded(detail, field=field, found=f"{found} {unit}", expected=f"at most {limit} {unit}"))
 

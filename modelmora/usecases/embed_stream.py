@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from modelmora.domain.inference import Call, Content, Embedded, Image, Text
+from modelmora.domain.inference import Call, Content, Embedded
 from modelmora.domain.models import ModelSpec
-from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.outcome import Failed, Outcome
 from modelmora.errors import DeadlineExceeded, LimitExceeded, ModelMoraError, Overloaded
 from modelmora.usecases.embed import Embed, Limits
-from modelmora.window import Window
+from modelmora.window import Window, weight
 
 WINDOW_ITEMS = 64
 WINDOW_BYTES = 32 * 2**20
@@ -38,16 +38,20 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """What became of the item `index` of a stream; `model` is None where none was found to serve it."""
+    """What became of the item `index` of a stream; `model` is None where none was found to serve it.
+
+    `total_ms` are the milliseconds since it was taken, waits for a full queue included.
+    """
 
     index: int
     tag: str
     model: ModelSpec | None
     outcome: Outcome[Embedded]
+    total_ms: float = 0.0
 
 
 class EmbedStream:
-    """The use case behind every stream of items; each item leaves a record of its own."""
+    """The use case behind every stream of items; each try of an item leaves a record of its own."""
 
     def __init__(
         self,
@@ -162,7 +166,7 @@ class _Run:
             )
         if self._taken == 0:
             self._embed.serving(entry.model)
-        size = _size(entry.content)
+        size = weight(entry.content)
         await self._window.enter(size)
         self._open += 1
         task = asyncio.create_task(self._settle(self._taken, entry, size))
@@ -171,14 +175,19 @@ class _Run:
         self._taken += 1
 
     async def _settle(self, index: int, entry: Entry, size: int) -> None:
+        started = self._clock()
         model, outcome = await self._embedded(entry)
-        self._done.append(Streamed(index=index, tag=entry.tag, model=model, outcome=outcome))
+        total_ms = (self._clock() - started) * 1e3
+        self._done.append(Streamed(index=index, tag=entry.tag, model=model, outcome=outcome, total_ms=total_ms))
         self._open -= 1
         self._window.leave(size)
         self._news.set()
 
     async def _embedded(self, entry: Entry) -> tuple[ModelSpec | None, Outcome[Embedded]]:
-        """An item that finds the queue full waits in the window, where its sender feels it, instead of failing."""
+        """An item that finds the queue full waits in the window, where its sender feels it, instead of failing.
+
+        Each try is a call of `Embed` like any other: it decodes the item anew and leaves a record.
+        """
         deadline = min(self._call.deadline, self._clock() + self._usual_s())
         call = replace(self._call, truncate=entry.truncate, deadline=deadline)
         while True:
@@ -198,13 +207,3 @@ def _pause_s(outcome: Outcome[Embedded]) -> float | None:
     if isinstance(outcome, Failed) and isinstance(outcome.error, Overloaded):
         return (outcome.error.retry_after_s or 1.0) * random.uniform(0.5, 1.5)
     return None
-
-
-def _size(content: Outcome[Content]) -> int:
-    """Bytes held while the item is in flight."""
-    match content:
-        case Ok(Image(data)):
-            return len(data)
-        case Ok(Text(text)):
-            return 4 * len(text)
-    return 0

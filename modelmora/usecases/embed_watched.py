@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from modelmora.domain.inference import Call, Content, Embedded
@@ -18,20 +19,23 @@ DONE = Step("done", 1, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """How far the item `index` is; `outcome` is there with the stage `done`, which comes last and once."""
+    """How far the item `index` is; `outcome` is there with the stage `done`, which comes last and once, and then
+    `total_ms` are the milliseconds since it was asked for."""
 
     index: int
     model: ModelSpec
     step: Step
     percent: float
     outcome: Outcome[Embedded] | None = None
+    total_ms: float = 0.0
 
 
 class EmbedWatched:
     """The use case behind every stream of progress; each item leaves a record of its own."""
 
-    def __init__(self, embed: Embed) -> None:
+    def __init__(self, embed: Embed, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._embed = embed
+        self._clock = clock
 
     async def __call__(
         self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call
@@ -42,7 +46,7 @@ class EmbedWatched:
         Raises for the request as a whole what `Embed` raises, before anything is told.
         """
         self._embed.check_count(len(items))
-        run = _Run(self._embed, self._embed.serving(ref), call)
+        run = _Run(self._embed, self._embed.serving(ref), call, self._clock)
         tasks = [asyncio.create_task(run.settle(index, item)) for index, item in enumerate(items)]
         try:
             for _ in range(len(items)):
@@ -58,10 +62,12 @@ class EmbedWatched:
 class _Run:
     """The newest of each item, until it is taken."""
 
-    def __init__(self, embed: Embed, model: ModelSpec, call: Call) -> None:
+    def __init__(self, embed: Embed, model: ModelSpec, call: Call, clock: Callable[[], float]) -> None:
         self._embed = embed
         self._model = model
         self._call = call
+        self._clock = clock
+        self._started = clock()
         self._gauges: dict[int, Gauge] = {}
         self._news: dict[int, Watched] = {}
         self._settled: set[int] = set()
@@ -92,5 +98,8 @@ class _Run:
         if outcome is not None:
             self._settled.add(index)
         percent = self._gauges.setdefault(index, Gauge()).take(step)
-        self._news[index] = Watched(index=index, model=self._model, step=step, percent=percent, outcome=outcome)
+        self._news[index] = Watched(
+            index=index, model=self._model, step=step, percent=percent, outcome=outcome,
+            total_ms=(self._clock() - self._started) * 1e3,
+        )  # fmt: skip
         self._told.set()

@@ -242,9 +242,38 @@ def report_entry(**changes: Any) -> dict[str, Any]:
     return {**report, **changes}
 
 
+def tuned_entry() -> dict[str, Any]:
+    """What `tune` reports of a model that two lanes serve best."""
+    rows = [
+        {
+            "batch": batch,
+            "lanes": lanes,
+            "threads": 2 // lanes,
+            "items_per_s": rate,
+            "batch_ms": 1000 * batch * lanes / rate,
+            "lone_ms": 12.5,
+            "memory_bytes": 3 * 2**20,
+            "steady": rate > 50,
+        }
+        for batch, lanes, rate in ((1, 1, 40.0), (4, 2, 80.0))
+    ]
+    return {
+        "stage": "report",
+        "model": "shapes-clip",
+        "version": "1.0.0",
+        "task": "embed_image",
+        "device": "cpu",
+        "precision": "fp32",
+        "group": "default",
+        "rows": rows,
+        "best": rows[1],
+        "settings": {"resources": {"cpu": 2}, "batching": {"max_batch": 4}},
+    }
+
+
 @dataclass(slots=True)
 class Plane:
-    """What the control plane answers."""
+    """What the control plane answers; a `str` among the lines of an answer is sent as it is."""
 
     models: list[dict[str, Any]] = field(
         default_factory=lambda: [model_entry(), model_entry("vit-b-32", state="unloaded", bytes=0, workers=[])]
@@ -259,13 +288,14 @@ class Plane:
             "dependencies": {"database": {"status": "ok"}},
         },
     )
-    pull: list[dict[str, Any]] = field(
+    pull: list[Any] = field(
         default_factory=lambda: [
             {"model": "vit-b-32@1.0.0", "done_bytes": 1024, "total_bytes": 4096, "licence": "MIT", "finished": False},
             {"model": "vit-b-32@1.0.0", "done_bytes": 4096, "total_bytes": 4096, "licence": "MIT", "finished": True},
         ]
     )
     findings: list[dict[str, Any]] = field(default_factory=lambda: [*STEPS, report_entry()])
+    progress: list[Any] = field(default_factory=list)
     troubles: deque[ModelMoraError] = field(default_factory=deque)
     requests: list[tuple[str, str]] = field(default_factory=list)
 
@@ -362,12 +392,15 @@ class _App:
     async def examine(self, request: Request) -> Response:
         return self._ndjson(request, self._plane.findings)
 
-    def _ndjson(self, request: Request, entries: Sequence[dict[str, Any]]) -> Response:
+    async def stream(self, request: Request) -> Response:
+        return self._ndjson(request, self._plane.progress)
+
+    def _ndjson(self, request: Request, entries: Sequence[Any]) -> Response:
         self._note(request)
 
         async def lines() -> Any:
             for entry in entries:
-                yield json.dumps(entry) + "\n"
+                yield (entry if isinstance(entry, str) else json.dumps(entry)) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -404,10 +437,12 @@ def app(script: Script, plane: Plane) -> Starlette:
         routes=[
             Route("/v1/embed/image", its.image, methods=["POST"]),
             Route("/v1/embed/text", its.text, methods=["POST"]),
+            Route("/v1/embed/stream", its.stream, methods=["POST"]),
             Route("/api/v1/models", its.models),
             Route("/api/v1/models/{ref}", its.model),
             Route("/api/v1/models/{ref}/pull", its.pull, methods=["POST"]),
             Route("/api/v1/models/{ref}/verify", its.examine, methods=["POST"]),
+            Route("/api/v1/models/{ref}/tune", its.examine, methods=["POST"]),
             Route("/api/v1/models/{ref}/{verb}", its.change, methods=["POST"]),
             Route("/api/v1/limits", its.fixed),
             Route("/version", its.fixed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from modelmora.cli.__main__ import program
 from modelmora.errors import ModelNotFound, Overloaded
 from tests.doors.client_servers import (
     PROGRESS,
+    STEPS,
     Plane,
     Script,
     Seen,
@@ -28,6 +30,7 @@ from tests.doors.client_servers import (
     http_server,
     model_entry,
     report_entry,
+    tuned_entry,
     vector_of,
 )
 
@@ -244,6 +247,56 @@ def test_an_interrupted_run_says_how_to_go_on(folder: Path, tmp_path: Path, scri
 
 
 @pytest.mark.usefixtures("servers")
+def test_a_timeout_is_the_deadline_of_each_picture(folder: Path, script: Script) -> None:
+    lines = [json.loads(line) for line in run("embed", "--json", "--timeout", "30", folder).stdout.splitlines()]
+    assert [line["path"] for line in lines] == [str(folder / name) for name in ("a.jpg", "b.PNG", "c.webp", "d.jpeg")]
+
+    go_on = threading.Event()
+
+    def hold(seen: Seen) -> None:
+        go_on.wait(10)
+
+    script.before = hold
+    late = run("embed", "--timeout", "0.3", folder / "a.jpg")
+    go_on.set()
+    assert late.exit_code == 1
+    assert "[deadline_exceeded]" in late.stderr
+    assert "--timeout SECONDS" in late.stderr
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_timeout_may_be_longer_than_the_time_that_a_server_usually_gives(script: Script) -> None:
+    url = os.environ["MODELMORA_CONTROL_URL"]
+    assert run("embed", "--url", url, "--text", "x", "--timeout", "300").exit_code == 0
+    assert 240_000 < int(script.requests[0].headers["x-modelmora-timeout-ms"]) <= 300_000
+
+
+@pytest.mark.usefixtures("servers")
+@pytest.mark.parametrize("more", [(), ("--json",), ("--timeout", "30")])
+def test_a_text_that_is_no_unicode_fails_and_hangs_nothing(more: tuple[str, ...], script: Script) -> None:
+    command: list[str | bytes] = [
+        sys.executable,
+        "-m",
+        "modelmora.cli",
+        "embed",
+        *more,
+        "--text",
+        b"caf\xe9",
+        "--text",
+        "fine",
+    ]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert process.returncode == 1
+    assert "1 of 2 failed" in process.stderr
+    assert script.embedded == [b"fine"]
+    if "--json" in more:
+        failed, fine = (json.loads(line) for line in process.stdout.splitlines())
+        assert (failed["text"], failed["error"]["code"], fine["text"]) == ("caf\udce9", "invalid_input", "fine")
+    else:
+        assert "the text is no Unicode" in process.stderr
+
+
+@pytest.mark.usefixtures("servers")
 def test_models_are_a_table_or_json() -> None:
     table = run("models").stdout.splitlines()
     assert table[0].split() == ["MODEL", "TYPE", "STATE", "SIZE", "DEVICE", "PRECISION", "GROUP", "DEFAULT"]
@@ -292,6 +345,26 @@ def test_verify_shows_a_table_and_fails_when_what_is_loaded_is_below_the_gate(pl
     plane.findings.pop()
     torn = run("verify", "shapes-clip")
     assert (torn.exit_code, "before shapes-clip was verified" in torn.stderr) == (1, True)
+
+
+@pytest.mark.usefixtures("servers")
+def test_tune_shows_a_table_and_what_to_write_into_the_registry(plane: Plane) -> None:
+    plane.findings = [*STEPS, tuned_entry()]
+    well = run("tune", "shapes-clip")
+    assert well.exit_code == 0
+    first, heads, one, best, *settings = [" ".join(line.split()) for line in well.stdout.splitlines()]
+    assert first == "shapes-clip@1.0.0, embed_image on cpu in fp32"
+    assert heads == "BATCH LANES x THREADS ITEMS/S MS A BATCH MS ALONE MEMORY"
+    assert one == "1 1 x 2 40.0 25.0 12.5 3 MiB unsteady"
+    assert best == "4 2 x 1 80.0 100.0 12.5 3 MiB best"
+    assert settings[-1] == "models: [{name: shapes-clip, batching: {max_batch: 4}}]"
+    assert plane.requests == [("POST", "/api/v1/models/shapes-clip/tune")]
+
+    lines = [json.loads(line) for line in run("tune", "shapes-clip", "--json").stdout.splitlines()]
+    assert lines == plane.findings
+    plane.findings.pop()
+    torn = run("tune", "shapes-clip")
+    assert (torn.exit_code, "before shapes-clip was tuned" in torn.stderr) == (1, True)
 
 
 @pytest.mark.usefixtures("servers")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelmora.client import Client, Retry, SyncClient
+from modelmora.client import Client, Progress, Retry, SyncClient
 from modelmora.errors import (
     DependencyUnavailable,
     InternalError,
@@ -83,6 +83,47 @@ async def test_a_pull_that_fails_on_the_way_raises_what_the_server_said(client: 
     plane.pull[1] = {"error": {"code": "dependency_unavailable", "detail": "the hub is out of reach"}}
     with pytest.raises(DependencyUnavailable, match="hub is out of reach"):
         [fetch async for fetch in client.pull("vit-b-32")]
+
+
+async def test_all_that_the_server_says_of_an_error_on_the_way_is_kept(client: Client, plane: Plane) -> None:
+    more = {"field": "model", "found": "a", "expected": "b", "retry_after_s": 2.5}
+    plane.pull[1] = {"error": {"code": "overloaded", "detail": "busy", **more}}
+    with pytest.raises(Overloaded, match="busy") as caught:
+        [fetch async for fetch in client.pull("vit-b-32")]
+    error = caught.value
+    assert (error.field, error.found, error.expected, error.retry_after_s) == ("model", "a", "b", 2.5)
+
+
+async def test_blank_lines_say_nothing(client: Client, plane: Plane) -> None:
+    plane.pull[1:1] = ["", "  "]
+    assert [fetch.finished async for fetch in client.pull("vit-b-32")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"error": {}},
+        {"error": "gone"},
+        {"error": {"code": "overloaded", "detail": "busy", "retry_after_s": "soon"}},
+        [1],
+        7,
+        "{",
+    ],
+)
+async def test_a_line_of_another_shape_is_the_servers_defect(line: object, client: Client, plane: Plane) -> None:
+    plane.pull[1] = line
+    with pytest.raises(InternalError, match=r"another shape than promised|no JSON object"):
+        [fetch async for fetch in client.pull("vit-b-32")]
+
+
+async def test_a_line_of_another_shape_is_the_servers_defect_for_embeddings_too() -> None:
+    plane = Plane(progress=["", {"stage": "queued", "percent": 0, "done": 0, "total": 0}, {"error": {}}])
+    with http_server(Script(), plane) as url:
+        async with Client(url) as client:
+            news = client.embed_with_progress(b"x")
+            assert isinstance(await anext(news), Progress)
+            with pytest.raises(InternalError, match="another shape than promised"):
+                await anext(news)
 
 
 async def test_verifying_tells_how_far_it_is_and_what_it_found(client: Client, plane: Plane) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -17,19 +19,26 @@ from api.core import Core
 from api.grpc.server import GrpcServer
 from api.http.app import create_app
 from modelmora.client import Client, Embedding, Failed, Image, Ok, Outcome, Progress, Retry, SyncClient, Text
+from modelmora.client.address import Address
+from modelmora.client.grpc_transport import GrpcTransport
+from modelmora.client.transport import Group
+from modelmora.domain.inference import Call
 from modelmora.domain.progress import Step
 from modelmora.errors import (
     DeadlineExceeded,
+    InternalError,
     InvalidInput,
     ModelLoading,
     ModelMoraError,
     ModelNotFound,
     ValidationFailed,
+    VersionNotFound,
     WrongState,
 )
 from tests.doors.client_servers import PROGRESS, Script, overloaded
 from tests.doors.client_servers import grpc_server as scripted
-from tests.fakes import World, until, vector_of
+from tests.doors.client_servers import http_server as scripted_http
+from tests.fakes import TIMINGS, World, until, vector_of
 from tests.support import reserve_port
 
 QUICK = Retry(initial_s=0.001, max_s=0.01)
@@ -114,7 +123,9 @@ async def test_every_item_of_a_batch_is_answered_once(client: Client) -> None:
         i: vector_of(item.text.encode() if isinstance(item, Text) else item.data)
         for i, item in enumerate(contents(190))
     }
-    assert {outcome.value.key for outcome in found.values() if isinstance(outcome, Ok)} == {"vit@1.0.0"}
+    values = [outcome.value for outcome in found.values() if isinstance(outcome, Ok)]
+    assert {value.key for value in values} == {"vit@1.0.0"}
+    assert {value.timings for value in values} == {TIMINGS}
 
 
 async def test_items_of_a_batch_fail_alone_wherever_they_fail(client: Client, world: World, tmp_path: Path) -> None:
@@ -154,6 +165,51 @@ async def test_answers_come_while_the_source_still_waits_for_them(client: Client
     assert seen == [0, 1]
 
 
+async def test_more_items_than_a_stream_takes_are_all_answered(client: Client, world: World) -> None:
+    assert world.limits.stream_items == 200
+
+    found: dict[int, Outcome[Embedding]] = {}
+    async for index, outcome in client.generate_batch(contents(450)):
+        assert index not in found
+        found[index] = outcome
+
+    assert vectors(found) == {
+        i: vector_of(item.text.encode() if isinstance(item, Text) else item.data)
+        for i, item in enumerate(contents(450))
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("", "validation"), ("x" * 101, "limit_exceeded"), ("torn", "invalid_input"), ("\udce9", "invalid_input")],
+    ids=["empty", "long", "torn", "no Unicode"],
+)
+async def test_an_only_text_that_fails_fails_alone(text: str, code: str, client: Client, world: World) -> None:
+    world.embedder.fails = {b"torn": TORN}
+
+    found = {index: outcome async for index, outcome in client.generate_batch([b"good", Text(text)])}
+
+    assert {i: o.error.code if isinstance(o, Failed) else "ok" for i, o in found.items()} == {0: "ok", 1: code}
+
+
+async def test_a_text_that_no_wire_takes_is_refused_before_it_is_sent(client: Client, world: World) -> None:
+    with pytest.raises(InvalidInput, match="no Unicode"):
+        await client.generate_embedding(text="caf\udce9")
+    with pytest.raises(InvalidInput, match="no Unicode"):
+        [each async for each in client.embed_with_progress(text="caf\udce9")]
+    assert world.embedder.asked == []
+
+
+@pytest.mark.parametrize(
+    ("model", "error"), [("gone", ModelNotFound), ("vit@9.9.9", VersionNotFound), ("No!", ValidationFailed)]
+)
+async def test_a_model_that_cannot_serve_ends_a_batch_of_texts_as_well(
+    model: str, error: type[ModelMoraError], client: Client
+) -> None:
+    with pytest.raises(error):
+        [each async for each in client.generate_batch([Text("a")], model=model)]
+
+
 async def test_an_unknown_model_ends_the_batch(client: Client) -> None:
     with pytest.raises(ModelNotFound, match="no model 'gone'"):
         [each async for each in client.generate_batch([b"x"], model="gone")]
@@ -176,14 +232,15 @@ async def test_a_batch_is_bulk_and_its_items_have_the_usual_time_unless_told(cli
     assert before + 49.9 <= second.deadline <= after + 50.1
 
 
-async def test_a_deadline_of_the_batch_is_kept(client: Client, world: World) -> None:
+@pytest.mark.parametrize("item", [b"a", Text("a")])
+async def test_a_deadline_of_the_batch_is_kept(item: bytes | Text, client: Client, world: World) -> None:
     world.embedder.hold = asyncio.Event()
     began = time.monotonic()
 
     async def read() -> list[str]:
         return [
             outcome.error.code if isinstance(outcome, Failed) else "ok"
-            async for _, outcome in client.generate_batch([b"a"], timeout=0.4)
+            async for _, outcome in client.generate_batch([item], timeout=0.4)
         ]
 
     with pytest.raises(DeadlineExceeded):
@@ -247,6 +304,44 @@ async def test_a_window_of_nothing_is_refused_and_a_closed_client_says_so(client
         [each async for each in client.generate_batch([b"x"])]
 
 
+async def test_what_is_no_server_of_ours_ends_a_batch_instead_of_failing_each_text() -> None:
+    with scripted_http(Script()) as url:
+        async with Client(f"{url}/elsewhere") as client:
+            with pytest.raises(ModelMoraError, match="answered 404 Not Found: not a ModelMora problem"):
+                [each async for each in client.generate_batch([Text("a")])]
+
+
+async def test_what_cannot_be_written_ends_the_stream_instead_of_waiting_for_ever(world: World, port: int) -> None:
+    async def groups() -> AsyncGenerator[Group, None]:
+        yield [(0, Text("a"))]
+        yield [(1, Text("\udce9"))]
+
+    transport = GrpcTransport(Address.parse(f"grpc://127.0.0.1:{port}"), channels=1, token=None)
+    call = Call(request_id="r", deadline=math.inf)
+    async with over_grpc(world, port), asyncio.timeout(10):
+        with pytest.raises(InternalError, match="the items cannot be sent: UnicodeEncodeError") as caught:
+            [each async for each in transport.batch(groups(), model=None, call=call)]
+        await transport.close()
+
+    assert isinstance(caught.value.__cause__, UnicodeEncodeError)
+
+
+async def test_a_defect_of_a_whole_stream_carries_the_request_id() -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    script = Script(troubles=deque([fail, fail]))
+    with scripted(script) as url:
+        async with Client(url, retry=QUICK) as client:
+            streams: list[AsyncIterator[object]] = [client.embed_with_progress(b"a"), client.generate_batch([b"a"])]
+            for stream in streams:
+                with pytest.raises(InternalError) as caught:
+                    [each async for each in stream]
+                assert caught.value.__notes__ == [f"request {script.requests[-1].headers['x-request-id']}"]
+
+    assert len(script.requests) == 2
+
+
 STEPS_OF_THE_SERVER = (Step("preprocessing", 1, 1), Step("loading", 1024, 2048), Step("inference", 3, 12))
 
 
@@ -273,7 +368,7 @@ async def test_progress_never_falls_and_ends_with_the_embedding(client: Client, 
     ]
     assert isinstance(last, Embedding)
     assert np.asarray(last).tolist() == vector_of(b"a picture")
-    assert last.key == "vit@2.0.0-rc.1"
+    assert (last.key, last.timings) == ("vit@2.0.0-rc.1", TIMINGS)
 
 
 async def test_progress_of_a_text(client: Client, world: World) -> None:

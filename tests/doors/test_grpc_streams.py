@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from modelmora.proto import inference_pb2 as pb
 from modelmora.proto import inference_pb2_grpc, types_pb2
 from tests.doors.test_grpc import TORN, failure, request, text, trailing
 from tests.doors.test_http_errors import UUID7
-from tests.fakes import World, until, vector_of
+from tests.fakes import STAGES, World, until, vector_of
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ async def test_many_pictures_in_one_call_come_back_by_index_and_id(inference: An
         vector_of(content.encode()) for content in contents
     ]
     assert {(each.model, each.version) for each in found} == {("clip", "1.0.0")}
+    assert all(re.fullmatch(STAGES, each.server_timing) for each in found)
 
 
 async def test_results_come_while_the_input_is_still_open(inference: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from modelmora.errors import InvalidInput, LimitExceeded, ModelMoraError
 from tests.doors.conftest import MAX_BODY
 from tests.doors.conversation import BOUNDARY, END, FORM, Conversation, field_part, file_part
 from tests.doors.test_http_embed import TORN, Part, picture
-from tests.fakes import World, until, vector_of
+from tests.fakes import STAGES, World, until, vector_of
 
 PATH = "/v1/embed/batch"
 
@@ -65,6 +66,7 @@ async def test_each_file_gets_a_line_and_the_last_one_counts_them(http: httpx.As
     *rows, last = lines(await batch(http, *[picture(f"p{i}".encode(), f"{i}.png") for i in range(150)]))
 
     assert last == {"done": True, "items": 150, "failed": 0}
+    assert all(re.fullmatch(STAGES, row.pop("server_timing")) for row in rows)
     assert rows == [
         {
             "index": i,

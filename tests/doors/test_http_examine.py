@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -14,9 +14,12 @@ from starlette.types import Message
 
 from api.core import Core
 from api.http.app import create_app
+from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, DependencyUnavailable, ModelLoadFailed, OutOfMemory
+from modelmora.ports import Examination
 from tests.doors.conftest import MAX_BODY
-from tests.fakes import CLIP, VIT, World
+from tests.doors.conversation import Conversation
+from tests.fakes import CLIP, VIT, FakeHost, World, until
 
 BASE = "/api/v1/models"
 STEPS: list[Mapping[str, Any]] = [
@@ -124,3 +127,49 @@ async def test_a_caller_who_leaves_ends_the_examination(world: World, core: Core
     await asyncio.wait_for(world.host.left.wait(), 10)
     await asyncio.gather(serving, return_exceptions=True)
     assert not world.host.hold.is_set()
+
+
+class Silent(FakeHost):
+    """Takes an examination and says nothing."""
+
+    async def examine(
+        self, model: ModelSpec, what: Examination, *, deadline: float
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        self.changes.append((what, model.key))
+        try:
+            await asyncio.Event().wait()
+            yield {}
+        finally:
+            self.left.set()
+
+
+async def test_a_caller_who_leaves_before_the_first_step_ends_the_examination_too() -> None:
+    world = World(host=Silent())
+    talk = Conversation(create_app(Core(world.application()), max_body_bytes=MAX_BODY), f"{BASE}/clip/verify")
+    talk.send(b"", more=False)
+    await until(lambda: bool(world.host.changes))
+
+    talk.leave()
+
+    await until(world.host.left.is_set)
+    await talk.end()
+    assert talk.status is None
+    assert talk.scope["state"]["code"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"), [(OutOfMemory("no room for a copy"), "out_of_memory"), (RuntimeError("secret"), "internal")]
+)
+async def test_trouble_on_the_way_is_the_last_line_and_the_code_in_the_log(
+    trouble: Exception, code: str, world: World, core: Core
+) -> None:
+    world.host.findings, world.host.troubles[VIT.key] = STEPS, trouble
+    talk = Conversation(create_app(core, max_body_bytes=MAX_BODY), f"{BASE}/vit/tune")
+    talk.send(b"", more=False)
+
+    *steps, last = await talk.end()
+
+    assert steps == STEPS
+    assert (last["error"]["code"], talk.status, talk.over) == (code, 200, True)
+    assert talk.scope["state"]["code"] == code
+    assert "secret" not in str(last)

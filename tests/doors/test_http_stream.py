@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive
 
 from api.core import Core
 from api.http.app import create_app
@@ -22,7 +23,7 @@ from modelmora.errors import ModelLoading
 from tests.doors.conftest import MAX_BODY
 from tests.doors.conversation import END, FORM, Conversation, file_part
 from tests.doors.test_http_embed import TORN
-from tests.fakes import World, until, vector_of
+from tests.fakes import STAGES, World, until, vector_of
 
 PATH = "/v1/embed/stream"
 JSON = {"content-type": "application/json"}
@@ -56,7 +57,9 @@ async def test_stages_and_percentages_come_before_the_vector(world: World, app: 
 
     world.embedder.hold.set()
 
-    assert await talk.end() == [
+    lines = await talk.end()
+    assert re.fullmatch(STAGES, lines[-1].pop("server_timing"))
+    assert lines == [
         {"stage": "queued", "percent": 0.0, "done": 0, "total": 0},
         {"stage": "preprocessing", "percent": 10.0, "done": 1, "total": 1},
         {"stage": "loading", "percent": 35.0, "done": 1024, "total": 2048},
@@ -226,11 +229,25 @@ async def test_an_error_of_the_work_is_the_error_also_when_the_caller_left() -> 
 
 
 async def test_quick_work_is_not_watched_over() -> None:
-    async def gone() -> Message:
-        raise AssertionError("nobody asks whether the caller is there")
+    asked: list[str] = []
+    looked = asyncio.Event()
 
-    async with Present(gone, Rounds()):
+    def caller(name: str) -> Receive:
+        async def receive() -> Message:
+            asked.append(name)
+            looked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        return receive
+
+    rounds = Rounds()
+    async with Present(caller("quick"), rounds):
         await asyncio.sleep(0)
+    async with Present(caller("slow"), rounds):
+        await asyncio.wait_for(looked.wait(), 10)
+
+    assert asked == ["slow"]
 
 
 async def test_a_caller_who_is_gone_at_once_is_noticed_after_all() -> None:

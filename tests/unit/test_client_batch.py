@@ -31,6 +31,7 @@ from tests.fakes import Clock, bytes_of, until
 
 CALL = Call(request_id="r", deadline=math.inf, priority="bulk")
 AWAY = DependencyUnavailable("the server is away")
+FULL = LimitExceeded("the stream has too many items")
 
 
 def embedding(content: bytes) -> Embedding:
@@ -72,10 +73,10 @@ class Breaking:
             raise trouble
 
     async def embed(self, items: object, *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
-        raise NotImplementedError
+        raise AssertionError("a batch goes over streams only")
 
     def progress(self, item: Content, *, model: str | None, call: Call) -> AsyncGenerator[Progress | Embedding, None]:
-        raise NotImplementedError
+        raise AssertionError("a batch asks for no progress")
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -178,6 +179,30 @@ async def test_what_would_fail_again_is_not_tried_again() -> None:
     with pytest.raises(ModelNotFound):
         await answers(batch(transport), texts(3))
     assert len(transport.streams) == 1
+
+
+async def test_a_stream_that_took_all_it_takes_is_followed_by_another_one_at_once() -> None:
+    clock = Clock()
+    transport = Breaking(breaks=[(20, FULL), (7, FULL), (20, FULL)])
+    began = clock.now
+
+    assert await answers(batch(transport, window=30, pause_s=1.0, clock=clock), texts(60)) == whole(60)
+    assert len(transport.streams) == 4
+    assert clock.now == began
+
+
+async def test_a_stream_that_is_full_without_an_answer_is_not_tried_again() -> None:
+    transport = Breaking(breaks=[(3, FULL), (0, FULL)])
+    found: list[int] = []
+
+    async def read() -> None:
+        async for index, _ in batch(transport).answers(texts(9)):
+            found.append(index)
+
+    with pytest.raises(LimitExceeded, match="too many items"):
+        await read()
+    assert len(found) == 3
+    assert len(transport.streams) == 2
 
 
 async def test_a_server_that_leaves_items_out_is_a_defect() -> None:

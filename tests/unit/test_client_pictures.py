@@ -13,7 +13,7 @@ import pytest
 
 from modelmora.client.pictures import read
 from modelmora.domain.inference import Image, Text
-from modelmora.domain.outcome import unwrap
+from modelmora.domain.outcome import Failed, unwrap
 
 
 async def sent(source: Any) -> bytes:
@@ -92,3 +92,17 @@ async def test_a_truncated_pil_image_is_unreadable(tmp_path: Path) -> None:
     with PIL.Image.open(path) as image:
         outcome = await read(image)
     assert getattr(outcome, "error").code == "invalid_input"  # noqa: B009 - either kind of outcome to mypy
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud83d alone"], ids=["a file name", "half a pair"])
+async def test_a_text_that_no_wire_takes_says_so(text: str) -> None:
+    outcome = await read(Text(text))
+    assert isinstance(outcome, Failed)
+    error = outcome.error
+    assert (error.code, error.field) == ("invalid_input", "text")
+    assert "the text is no Unicode" in error.detail
+    assert error.found in (r"'\udce9'", r"'\ud83d'")
+
+
+async def test_a_text_of_every_language_is_left_alone() -> None:
+    assert unwrap(await read(Text("кот 猫 😺"))) == Text("кот 猫 😺")
