@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import structlog
-from prometheus_client import multiprocess
+
+from modelmora.telemetry import forget
 
 log = structlog.get_logger(__name__)
 
@@ -54,22 +55,30 @@ class Zygote:
         short_lives = 0
         while not self._stopping:
             self._sleep(pause_s(short_lives))
+            if not (child := self._fork()):
+                return
             started = time.monotonic()
-            status = self._outlive(self._fork())
+            status = self._outlive(child)
             if not self._stopping:
                 lived = time.monotonic() - started
                 short_lives = short_lives + 1 if lived < SHORT_LIFE_S else 0
-                log.warning("engine_ended", pid=self._child, status=_shown(status), lived_s=round(lived, 1))
+                log.warning("engine_ended", pid=child, status=_shown(status), lived_s=round(lived, 1))
 
     def _fork(self) -> int:
+        """The new worker, 0 where none is wanted any more. SIGTERM waits meanwhile: it must find the worker known."""
         sys.stdout.flush()
         sys.stderr.flush()
-        self._child = os.fork()
-        if self._child == 0:
-            self._be_the_worker()
-        if self._stopping:  # asked between two lines
-            os.kill(self._child, signal.SIGTERM)
-        return self._child
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            if self._stopping:
+                return 0
+            child = os.fork()
+            if child == 0:
+                self._be_the_worker()
+            self._child = child
+            return child
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _be_the_worker(self) -> NoReturn:
         code = 1
@@ -77,6 +86,7 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self._work()
             code = 0
         except BaseException:
@@ -91,7 +101,8 @@ class Zygote:
         while True:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
-                _forget_metrics(child)
+                self._child = 0
+                forget(child)
                 return status
             if os.getppid() != self._parent and not self._stopping:
                 self._stop()
@@ -114,8 +125,3 @@ def _shown(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
-
-def _forget_metrics(pid: int) -> None:
-    """What a dead worker had in its gauges counts no more."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -37,15 +38,24 @@ print("done", flush=True)
 """
 
 
+@contextlib.contextmanager
+def running(code: str) -> Iterator[subprocess.Popen[str]]:
+    """A zygote that has said so; it and its worker end with the block."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert said(process, "zygote") == process.pid
+        yield process
+    finally:
+        for worker in psutil.Process(process.pid).children() if process.poll() is None else []:
+            worker.kill()
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def zygote() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
-    assert said(process, "zygote") == process.pid
-    yield process
-    for worker in psutil.Process(process.pid).children() if process.poll() is None else []:
-        worker.kill()
-    process.kill()
-    process.communicate()
+    with running(WORKER) as process:
+        yield process
 
 
 def said(process: subprocess.Popen[str], what: str) -> int:
@@ -75,6 +85,44 @@ def test_asked_to_end_it_asks_the_worker_and_waits_for_it(zygote: subprocess.Pop
     assert said(zygote, "ended") == worker
     assert said(zygote, "done") == 0
     assert zygote.wait(5) == 0
+
+
+FLEETING = """
+import os, signal
+from modelmora.telemetry import configure_logging
+from runners.zygote import Zygote
+
+configure_logging("info", "json")
+
+def work():
+    print("up", os.getpid(), flush=True)
+
+zygote = Zygote(work)
+print("zygote", os.getpid(), flush=True)
+zygote.run()
+print("done", flush=True)
+"""
+
+
+def test_asked_to_end_between_two_workers_it_starts_no_other() -> None:
+    with running(FLEETING) as process:
+        for _ in range(4):  # then it pauses for seconds
+            said(process, "up")
+
+        process.terminate()
+
+        assert said(process, "done") == 0
+        assert process.wait(5) == 0
+
+
+def test_asked_to_end_as_it_starts_a_worker_it_and_the_worker_end() -> None:
+    for moment in range(10):
+        with running(WORKER) as process:
+            time.sleep(moment / 2000)
+            process.terminate()
+            assert process.wait(5) == 0
+            assert process.stdout is not None
+            assert process.stdout.read().rstrip().endswith("done")
 
 
 def test_it_ends_when_its_parent_is_gone() -> None:
