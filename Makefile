@@ -1,6 +1,8 @@
 # ModelMora: `make serve` and `make test` set up what they need. Everything lands in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
+PROTO  := .venv-proto
+STUBS  := grpcio-tools==1.71.2 mypy-protobuf==3.6.0 grpcio==1.85.1 protobuf==5.29.6 setuptools==84.2.1 types-protobuf==7.35.1.20260906
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 SOURCES := modelmora api runners registry adapters load training wiring service.py
@@ -34,7 +36,7 @@ check: setup  ## Lint, types, import contracts
 
 setup: $(VENV)/.dev  ## Everything development needs
 
-components: $(VENV)/.components  ## Real servers for the tests: PostgreSQL
+components: $(VENV)/.components $(PROTO)/.tools  ## What tests need besides: PostgreSQL, the generator of the stubs
 
 bench: setup  ## The benchmark's table (long); see docs/performance.md
 	$(BIN)/python -m load.bench
@@ -60,20 +62,23 @@ $(VENV)/.components: requirements/components.txt $(VENV)/.dev
 	$(UV) pip install -q --require-hashes -r requirements/components.txt
 	touch $@
 
+$(PROTO)/.tools: $(VENV)/.bootstrap  # apart: it holds protobuf below 6
+	test -x $(PROTO)/bin/python || $(UV) venv -q --python $(BIN)/python $(PROTO)
+	$(UV) pip install -q --python $(PROTO)/bin/python $(STUBS)
+	touch $@
+
 lock: $(VENV)/.bootstrap  ## Resolve anew, for Linux and macOS, Python 3.11 and 3.12, with hashes
 	printf 'setuptools>=77\nuv>=0.5\n' | $(UV) pip compile -q - --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements/bootstrap.txt
 	$(LOCK) --extra dev --extra components -o requirements/components.txt
 	$(LOCK) --extra dev -c requirements/components.txt -o requirements/dev.txt
 	$(LOCK) --extra serve -c requirements/components.txt -o requirements/serve.txt
 
-proto: setup  ## Generate the stubs from modelmora/proto/*.proto
-	test -x .venv-proto/bin/python || $(UV) venv -q .venv-proto
-	$(UV) pip install -q --python .venv-proto/bin/python grpcio-tools==1.71.2 mypy-protobuf==3.6.0
-	PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+proto: $(PROTO)/.tools  ## Generate the stubs from modelmora/proto/*.proto
+	PATH="$(CURDIR)/$(PROTO)/bin:$$PATH" $(PROTO)/bin/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. modelmora/proto/*.proto
 
 train: setup  ## Train the bundled model anew
 	$(BIN)/python -m training.shapes_clip.train --out registry/bundled/shapes-clip
 
 clean:
-	rm -rf $(VENV) .venv-proto build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PROTO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

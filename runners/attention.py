@@ -23,11 +23,15 @@ class MaskedAttention(nn.MultiheadAttention):
         mask = options.get("attn_mask")
         if others or mask is None or mask.dim() != 2 or query is not key or key is not value:
             return super().forward(query, key, value, *others, **options)
-        items, length, width = query.shape
         projected = linear(query, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = projected.view(items, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(mixed.transpose(1, 2).reshape(items, length, width)), None
+        return self.out_proj(mix(projected, self.num_heads, mask)), None
+
+
+def mix(projected: torch.Tensor, heads: int, mask: torch.Tensor | None) -> torch.Tensor:
+    """What the heads make of queries, keys and values side by side: (items, tokens, 3 * width) to (..., width)."""
+    items, length, _ = projected.shape
+    q, k, v = projected.view(items, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(items, length, -1)
 
 
 def straighten(network: nn.Module) -> None:

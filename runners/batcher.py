@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from modelmora.domain.batching import Lanes, Run, Wait, decide
-from modelmora.domain.models import Task
+from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok
 from modelmora.domain.priority import next_turn
 from modelmora.domain.progress import Step
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 DEFAULT_MAX_BATCH = 16
@@ -48,8 +49,8 @@ two lanes of one: 8.8 and 14.4 with one item in each batch, 15.1 and 18.8 with f
 class Batcher:
     """Accepts jobs and answers each exactly once: with its vector, its error, or its deadline's.
 
-    `lanes` is the device: how many cores, how many batches side by side. `on_hang` is called when a forward does not
-    come back: its items have been answered, its lane is lost.
+    `lanes` is the device: how many cores, how many batches side by side. `on_hang` is called when a forward of jobs
+    does not come back: they have been answered, its lane is lost.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Batcher:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        pool.weighs_with(self._run_in_quiet)
 
     def submit(self, job: Job) -> None:
         """Queues the job; a full queue or a closed batcher answers at once."""
@@ -87,14 +89,33 @@ class Batcher:
         self._pump_soon()
 
     async def run_alone(
-        self, loaded: Loaded, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0
-    ) -> None:
-        """One batch outside the queues, on a lane of its own (`threads` 0: all cores); raises what the model does."""
+        self,
+        loaded: Loaded,
+        task: Task,
+        batch: Sequence[NDArray[np.generic]],
+        *,
+        spec: ModelSpec | None = None,
+        threads: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> tuple[NDArray[np.float32], float]:
+        """One batch outside the queues, on a lane of its own (`threads` 0: all cores): its rows and its seconds.
+
+        Its memory counts into the footprint of `spec` (None: into nobody's). Raises what the model does, and Hung, for
+        which the worker is not replaced: a default that hangs in its warm-up would end one worker after the other.
+        """
+
+        def work() -> tuple[NDArray[np.float32], float]:
+            with self._pool.measuring(spec, task, len(batch)):
+                started = clock()
+                rows = loaded.run(task, batch, threads=threads or self._lanes.cores)
+                return rows, clock() - started
+
         await self._lanes.when_free()
+        if self._closed:
+            raise _leaving()
         self._lanes.take(len(batch))
         try:
-            work = partial(loaded.run, task, batch, threads=threads or self._lanes.cores)
-            await self._lanes.run(work, predicted_s=0.0)
+            return await _uncut(self._lanes.run(work, predicted_s=0.0))
         finally:
             self._lanes.give(len(batch))
             self._pump_soon()
@@ -119,6 +140,10 @@ class Batcher:
         await asyncio.gather(*self._fetching.values(), *self._batches, return_exceptions=True)
         self._lanes.close()
 
+    async def _run_in_quiet(self, work: Callable[[], None]) -> None:
+        """While nothing else computes; raises Hung, for which the worker is not replaced, as in `run_alone`."""
+        await _uncut(self._lanes.run_in_quiet(work))
+
     def _queue(self, job: Job) -> JobQueue:
         queue = self._queues.get(job.key)
         if queue is None:
@@ -129,7 +154,7 @@ class Batcher:
 
     def _full(self, queue: JobQueue) -> Overloaded:
         batches = queue.waiting() / queue.max_batch
-        wait = queue.predict(queue.max_batch, 1) * batches
+        wait = queue.predict(queue.max_batch) * batches
         said = f"{queue.spec.key}: {queue.waiting()} items are waiting"
         return Overloaded(said, retry_after_s=max(1.0, wait))
 
@@ -278,15 +303,14 @@ class Batcher:
 
     async def _fetch(self, key: Key, queue: JobQueue) -> None:
         """Loads the model and holds it until a batch does: else it might be evicted before its first one."""
-        loop = asyncio.get_running_loop()
 
         def told(done: int, total: int) -> None:
-            loop.call_soon_threadsafe(queue.tell, Step("loading", done, total))
+            queue.tell(Step("loading", done, total))
 
         try:
             async with self._pool.lease(queue.spec, tell=told):
                 self._pump_soon()
-                while queue.waiting() and not queue.running and not self._closed:
+                while self._about_to_begin(queue):
                     await self._lanes.freed.wait(1.0)
         except ModelMoraError as error:
             queue.fail_all(error)
@@ -296,6 +320,11 @@ class Batcher:
         finally:
             self._fetching.pop(key, None)
             self._pump_soon()
+
+    def _about_to_begin(self, queue: JobQueue) -> bool:
+        """Whether the model should be held for a batch; not when somebody unloads it, who waits for our lease."""
+        wanted = queue.waiting() and not queue.running and not self._closed
+        return bool(wanted) and self._pool.peek(queue.spec) is not None
 
     def _tidy(self, now: float) -> None:
         """Answers those whose time is over; queues that nobody used for a while go."""
@@ -310,19 +339,32 @@ class Batcher:
                 del self._queues[key]
 
 
+async def _uncut(work: Coroutine[Any, Any, T]) -> T:
+    """A batch cannot be stopped: who leaves meanwhile waits for its end, so that no lane or model is given back that
+    still computes."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.gather(running, return_exceptions=True)
+        raise
+
+
 def _teller(jobs: Sequence[Job]) -> Tell | None:
     """From a compute thread to everybody in the batch who asked; None when nobody did."""
     asking = [job.tell for job in jobs if job.tell is not None]
     if not asking:
         return None
     loop = asyncio.get_running_loop()
-    for tell in asking:
-        tell(Step("inference"))
+
+    def tell_all(step: Step) -> None:
+        for tell in asking:
+            tell(step)
 
     def told(done: int, total: int) -> None:
-        for tell in asking:
-            loop.call_soon_threadsafe(tell, Step("inference", done, total))
+        loop.call_soon_threadsafe(tell_all, Step("inference", done, total))
 
+    tell_all(Step("inference"))
     return told
 
 

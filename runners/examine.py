@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Examination(Protocol):
     """Steps, JSON-ready, the last one is the report; what it holds it lets go when the caller leaves."""
 
-    def __call__(self, host: RunnerHost, spec: ModelSpec, *, deadline: float) -> AsyncIterator[dict[str, Any]]: ...
+    def __call__(
+        self, host: RunnerHost, spec: ModelSpec, *, deadline: float
+    ) -> AsyncGenerator[dict[str, Any], None]: ...
 
 
 def examination(what: str) -> Examination:
@@ -29,7 +31,7 @@ def examination(what: str) -> Examination:
         case "tune":
             from runners.tuning import tune  # noqa: PLC0415
 
-            return cast(Examination, tune)
+            return tune
     raise CapabilityMissing(f"no examination {what!r}; there are verify and tune", field="what", found=what)
 
 
@@ -40,8 +42,6 @@ async def examine(
     wanted = examination(what)
     if host.examining.locked():
         yield {"stage": "waiting", "done": 0, "total": 0}
-    async with host.examining:
-        steps = cast("AsyncGenerator[dict[str, Any], None]", wanted(host, spec, deadline=deadline))
-        async with aclosing(steps):
-            async for step in steps:
-                yield step
+    async with host.examining, aclosing(wanted(host, spec, deadline=deadline)) as steps:
+        async for step in steps:
+            yield step

@@ -15,7 +15,7 @@ from modelmora.errors import DeadlineExceeded, DependencyUnavailable
 from modelmora.ports import Examination
 from modelmora.proto import runner_pb2 as pb
 from runners import wire
-from runners.link import Link
+from runners.link import Link, own_cancellation
 
 
 async def findings(
@@ -35,10 +35,9 @@ async def findings(
             raise DeadlineExceeded(f"the deadline passed before {what} of {model.key} was done") from cause
         raise _gone(link) from cause
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if own_cancellation():
             raise
-        raise _gone(link) from None  # a link that is given up cancels its calls, in tasks that nobody cancelled
+        raise _gone(link) from None
     finally:
         call.cancel()
 

@@ -32,7 +32,7 @@ from modelmora.proto import types_pb2
 from runners import wire
 from runners.findings import findings
 from runners.fleet import Fleet, expire
-from runners.link import Link, Open
+from runners.link import Link, Open, own_cancellation
 from runners.preprocess import prepare_image
 from runners.tokenizer import clip_tokenizer, prepare_text
 
@@ -250,20 +250,14 @@ async def _unless_lost(
     try:
         return await call
     except asyncio.CancelledError:
-        _pass_on_own_cancellation()
+        if own_cancellation():
+            raise
         return None
     except grpc.aio.AioRpcError as cause:
         error = translate(cause)
         if error is None:
             return None
         raise error from cause
-
-
-def _pass_on_own_cancellation() -> None:
-    """A link that is given up closes its channel, and gRPC then raises CancelledError in tasks nobody cancelled."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _overdue(cause: grpc.aio.AioRpcError) -> ModelMoraError | None:
@@ -300,4 +294,4 @@ def _tokens(work: pb.Work) -> int:
     """How many token ids are not padding; 0 for pictures and raw bytes."""
     if work.task != "embed_text" or not work.shape:
         return 0
-    return sum(1 for i in range(0, len(work.data), 4) if work.data[i : i + 4] != b"\0\0\0\0")
+    return sum(map(bool, memoryview(work.data).cast("i")))

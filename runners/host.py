@@ -16,7 +16,7 @@ import structlog
 from modelmora import collector
 from modelmora.domain.batching import Lanes
 from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.models import ModelRef, ModelSpec, Task
+from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, Task
 from modelmora.errors import CapabilityMissing, ModelMoraError
 from modelmora.ports import Warmed, WorkerView
 from modelmora.proto import runner_pb2_grpc
@@ -135,6 +135,11 @@ class RunnerHost:
     def models(self) -> Sequence[ModelSpec]:
         """The models of this worker's group."""
         return self._catalogue.in_group(self._settings.group)
+
+    @property
+    def group(self) -> GroupSpec:
+        """The group that this worker belongs to."""
+        return self._catalogue.group(self._settings.group)
 
     @property
     def share(self) -> devices.Share:

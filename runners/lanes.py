@@ -28,7 +28,7 @@ class Patience:
 
 
 class Hung(Exception):
-    """A batch did not come back; its thread is lost."""
+    """A batch did not come back; its thread is lost, not its lane."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no end after {seconds:.0f} s")
@@ -41,9 +41,11 @@ class ComputeLanes:
     def __init__(self, device: Lanes, *, patience: Patience) -> None:
         self._device = device
         self._patience = patience
-        self._threads = ThreadPoolExecutor(device.limit, thread_name_prefix="lane")
+        self._threads = self._new_threads()
         self._busy = 0
         self._computing = 0
+        self._running = 0
+        self._quiet = asyncio.Lock()
         self.freed = Signal()
 
     @property
@@ -77,12 +79,40 @@ class ComputeLanes:
 
     async def run(self, work: Callable[[], T], *, predicted_s: float) -> T:
         """In a thread; raises what the work raises, and Hung when it does not come back."""
+        while self._quiet.locked():
+            await self.freed.wait(1.0)
+        self._running += 1
+        try:
+            return await self._in_thread(work, self._patience.of(predicted_s))
+        finally:
+            self._running -= 1
+            self.freed.set()
+
+    async def run_in_quiet(self, work: Callable[[], T]) -> T:
+        """The same while nothing else computes: what runs is waited for, what comes waits."""
+        try:
+            async with self._quiet:
+                while self._running:
+                    await self.freed.wait(1.0)
+                return await self._in_thread(work, self._patience.of(0.0))
+        finally:
+            self.freed.set()
+
+    async def _in_thread(self, work: Callable[[], T], patience: float) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        patience = self._patience.of(predicted_s)
         done, _ = await asyncio.wait({running}, timeout=patience)
         if not done:
+            self._leave_behind()
             raise Hung(patience)
         return running.result()
+
+    def _leave_behind(self) -> None:
+        """The thread that hangs is lost, its lane is not: other threads take over."""
+        self._threads.shutdown(wait=False)
+        self._threads = self._new_threads()
+
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._device.limit, thread_name_prefix="lane")
 
     def close(self) -> None:
         """What computes goes on, nothing new begins."""

@@ -16,9 +16,9 @@ import structlog
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
 
-from runners.attention import plain
+from runners.attention import mix, plain
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class PackedAttention(nn.Module):
 
     def __init__(self, original: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.num_heads, self.head_dim = original.num_heads, original.head_dim
+        self.num_heads = original.num_heads
         self.project = PackedLinear(original.in_proj_weight, original.in_proj_bias)
         self.out_proj = PackedLinear(original.out_proj.weight, original.out_proj.bias)
 
@@ -57,12 +57,9 @@ class PackedAttention(nn.Module):
         self, query: torch.Tensor, *_: torch.Tensor, attn_mask: torch.Tensor | None = None, **others: Any
     ) -> tuple[torch.Tensor, None]:
         """(items, tokens, width); a mask is (tokens, tokens), or (items * heads, tokens, tokens)."""
-        items, length, width = query.shape
-        q, k, v = self.project(query).view(items, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         if attn_mask is not None and attn_mask.dim() == 3:
-            attn_mask = attn_mask.view(items, self.num_heads, length, length)
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        return self.out_proj(mixed.transpose(1, 2).reshape(items, length, width)), None
+            attn_mask = attn_mask.view(len(query), self.num_heads, *attn_mask.shape[1:])
+        return self.out_proj(mix(self.project(query), self.num_heads, attn_mask)), None
 
 
 def pack(network: nn.Module, dtype: torch.dtype) -> None:

@@ -178,6 +178,13 @@ class Link:
             yield ready
 
 
+def own_cancellation() -> bool:
+    """Whether this task was cancelled: a link that is given up closes its channel, and gRPC then raises CancelledError
+    in tasks that nobody cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _outcome(result: pb.Result) -> Outcome[Embedded]:
     if result.HasField("error"):
         return Failed(wire.error_of(result.error))

@@ -44,6 +44,7 @@ class Loader:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
         self._bustle = Bustle()
         self._there: tuple[str, ...] | None = None
+        self._imported: set[str] = set()
         self._fallen: set[str] = set()
 
     @property
@@ -92,11 +93,11 @@ class Loader:
         await self._in_thread(lambda: self._let_go(loaded))
 
     @contextlib.contextmanager
-    def measuring(self, entry: Entry, task: Task, items: int) -> Iterator[None]:
+    def measuring(self, entry: Entry | None, task: Task, items: int) -> Iterator[None]:
         """See `Pool.measuring`."""
         with self._bustle.busy() as alone:
-            curious = self.sizes.curious(entry.spec.key, entry.device, task, items)
-            if not curious or entry.loop is None or not alone():
+            curious = entry is not None and self.sizes.curious(entry.spec.key, entry.device, task, items)
+            if entry is None or entry.loop is None or not curious or not alone():
                 yield
                 return
             meter, device, loop = self._meters(entry.device), entry.device, entry.loop
@@ -122,10 +123,13 @@ class Loader:
             self._on_learnt(entry)
 
     def _import(self, spec: ModelSpec) -> None:
+        if spec.provider in self._imported:
+            return  # and disturb no measurement
         with self._bustle.busy():
             self._providers(spec.provider).prepare()
             self._there = devices.found()
             self._share.budget(self.device)  # the first question to a GPU's driver takes a second: not on the loop
+        self._imported.add(spec.provider)
 
     def _place(self, spec: ModelSpec) -> devices.Place:
         place = devices.place(spec.device, self._share.gpu, self._there)

@@ -41,12 +41,9 @@ class OpenClipProvider:
         config = read_config(spec, folder)
         description = describe(spec, config)
 
-        import torch  # noqa: PLC0415 - here and below: to describe a model needs no torch, and it takes seconds to import
-
-        from runners.open_clip_network import load_network  # noqa: PLC0415
+        from runners.open_clip_network import load_network  # noqa: PLC0415 - torch, which describing needs not
 
         format_ = precision.permitted(spec, device)
-        torch.set_num_threads(threads)
         return load_network(
             spec, config, folder, description=description, device=device, precision=format_, threads=threads, tell=tell
         )

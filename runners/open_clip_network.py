@@ -170,14 +170,15 @@ def load_network(
     own = description.text is not None and description.text.tokenizer == "runner"
     tokenizer = OwnTokenizer(spec, config, folder) if own else None
     with exhaustion.told_as_one(f"{spec.key} does not fit on {device} beside what is there already"):
+        use_threads(threads)
         model = _build(spec, config, device=device, precision=precision)
         put_weights(spec, model, read_weights(spec, file), tell=tell)
         straighten(model.eval().requires_grad_(False))
         if device == "cpu":
-            use_threads(threads)
             pack(model, _DTYPES[precision])
+        network = OpenClip(model, description, device=device, precision=precision, threads=threads, tokenizer=tokenizer)
         settle(device)
-        return OpenClip(model, description, device=device, precision=precision, threads=threads, tokenizer=tokenizer)
+        return network
 
 
 def _build(spec: ModelSpec, config: Config, *, device: str, precision: Concrete) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,18 +95,28 @@ def put_weights(spec: ModelSpec, model: nn.Module, weights: Weights, *, tell: Te
 
 
 def _copy(wanted: Mapping[str, Tensor], weights: Weights, tell: Tell) -> None:
-    """Tensor by tensor; a model of 600 MB needs 600 MB and its largest tensor, not twice 600 MB."""
+    """Slice by slice; a model of 600 MB needs 600 MB and `FORGET_BYTES`, not twice 600 MB."""
     total = sum(weights.state[name].nbytes for name in wanted)
     done = forgotten = 0
     tell(done, total)
     with torch.no_grad():
         for name, place in wanted.items():
-            place.copy_(weights.state[name])
-            done += weights.state[name].nbytes
-            if done - forgotten >= FORGET_BYTES:
-                weights.forget()
-                forgotten = done
+            for part, given in _slices(place, weights.state[name]):
+                part.copy_(given)
+                done += given.nbytes
+                if done - forgotten >= FORGET_BYTES:
+                    weights.forget()
+                    forgotten = done
             tell(done, total)
+    weights.forget()
+
+
+def _slices(place: Tensor, given: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both along their first dimension in parts of at most `FORGET_BYTES`: an embedding table may be 100 MB."""
+    if given.nbytes <= FORGET_BYTES:
+        return iter([(place, given)])
+    rows = max(1, FORGET_BYTES * len(given) // given.nbytes)
+    return zip(torch.split(place, rows), torch.split(given, rows), strict=True)
 
 
 def _modernised(model: nn.Module, state: State) -> State:

@@ -13,6 +13,7 @@ import structlog
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
+from modelmora.ports import Footprint
 from runners import devices
 from runners.likeness import inputs, likeness, samples
 from runners.precision import BYTES, GATE, Choosable, Concrete, Measured, choose, verdict
@@ -72,7 +73,7 @@ async def verify(
                     raise
                 failed[format_] = error.detail
         measured = [_measured(format_, taken, failed) for format_ in formats]
-        yield {"stage": "report", **await asyncio.to_thread(_conclude, host, spec, loaded, measured)}
+        yield {"stage": "report", **await asyncio.to_thread(_conclude, host, spec, provider, loaded, measured)}
 
 
 def _choosable(host: RunnerHost, spec: ModelSpec) -> Choosable:
@@ -99,7 +100,8 @@ async def _network(
         pin=False,
     )
     await pace.turn()
-    _ask_for_room(host, spec, loaded, format_, pace)
+    need, home = _ask_for_room(host, spec, loaded, format_, pace), devices.memory_home(loaded.device)
+    host.pool.inform([Footprint(model=copy.key, device=home, precision=format_, bytes=need)])
     async with _passing(host, copy, within_s=min(ROOM_S, max(0.0, deadline - time.monotonic()))) as network:
         yield network
 
@@ -126,21 +128,24 @@ async def _passing(host: RunnerHost, copy: ModelSpec, *, within_s: float) -> Asy
             await host.pool.unload(copy)
 
 
-def _ask_for_room(host: RunnerHost, spec: ModelSpec, loaded: Loaded, format_: Concrete, pace: Pace) -> None:
-    """Raises OutOfMemory where the copy can never fit beside the model, or not without evicting where that may not be.
+def _ask_for_room(host: RunnerHost, spec: ModelSpec, loaded: Loaded, format_: Concrete, pace: Pace) -> int:
+    """What the copy will take, with batches that are no smaller in a narrower format.
 
-    The pool would wait for what cannot come: the model itself is held meanwhile.
+    Raises OutOfMemory where it can never fit beside the model, or not without evicting where that may not be: the pool
+    would wait for what cannot come, since the model itself is held meanwhile.
     """
     home = devices.memory_home(loaded.device)
     budget, held = host.pool.budget_bytes(home), {one.model: one.bytes for one in host.pool.holdings()}
     own = max(held.get(spec.key, 0), loaded.weight_bytes)
-    need = own * BYTES[format_] // BYTES[cast(Concrete, loaded.precision)]
+    ratio = BYTES[format_] / BYTES[cast(Concrete, loaded.precision)]
+    need = int(loaded.weight_bytes * ratio + (own - loaded.weight_bytes) * max(1.0, ratio))
     beside = own if pace.evicts else host.pool.held_bytes(home)
     if budget and beside + need > budget:
         raise OutOfMemory(
             f"to compare {spec.key} with itself in {format_} takes {need / 2**20:.0f} MiB more; "
             f"{beside / 2**20:.0f} of the budget of {budget / 2**20:.0f} MiB are held; raise groups.*.resources.memory"
         )
+    return need
 
 
 def _measured(format_: Concrete, taken: dict[Concrete, Taken], failed: dict[Concrete, str]) -> Measured:
@@ -151,18 +156,19 @@ def _measured(format_: Concrete, taken: dict[Concrete, Taken], failed: dict[Conc
     return Measured(precision=format_, likeness=near, ms=own.ms)
 
 
-def _conclude(host: RunnerHost, spec: ModelSpec, loaded: Loaded, measured: Sequence[Measured]) -> dict[str, Any]:
+def _conclude(
+    host: RunnerHost, spec: ModelSpec, provider: Choosable, loaded: Loaded, measured: Sequence[Measured]
+) -> dict[str, Any]:
     """The report, its decision stored and logged."""
-    auto = choose(measured)
     told = report(spec, loaded, measured)
-    files = _choosable(host, spec).files(spec, host.locate(spec))
-    host.decisions.store(host.decisions.key(spec, files, loaded.device), auto, {"measured": told})
+    key = host.decisions.key(spec, provider.files(spec, host.locate(spec)), loaded.device)
+    host.decisions.store(key, told["auto"], {"measured": told})
     log.info(
         "precision_resolved",
         model=spec.name,
         version=spec.version,
         device=loaded.device,
-        precision=auto,
+        precision=told["auto"],
         cosines={one.precision: {task: near.lowest for task, near in one.likeness.items()} for one in measured},
         ms={one.precision: one.total_ms for one in measured},
     )

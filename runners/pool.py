@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 
@@ -17,12 +19,16 @@ from modelmora.ports import Footprint, Holding
 from runners import devices, telemetry
 from runners.entry import Entry
 from runners.idleness import Idleness
+from runners.lanes import Hung
 from runners.loader import Loader
 from runners.meters import Meter, meter_of
 from runners.provider import Loaded, Provider, Tell
 from runners.room import Room
 
 log = structlog.get_logger(__name__)
+
+RunInQuiet: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs the work in a thread while nothing else computes."""
 
 
 class Pool:
@@ -45,10 +51,16 @@ class Pool:
         self._locate = locate
         self._on_change = on_change
         self._clock = clock
+        self._threads = share.threads
+        self._run_in_quiet: RunInQuiet | None = None
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._loader = Loader(providers, share=share, meters=meters, on_learnt=self._learnt)
         self._room = Room(share, self._entries, self._free)
         self._idleness = Idleness(self._entries, self._unload_idle, clock=clock)
+
+    def weighs_with(self, run: RunInQuiet) -> None:
+        """Who runs the batches lends a way to run one beside nothing else; without it models are weighed in passing."""
+        self._run_in_quiet = run
 
     @property
     def device(self) -> str:
@@ -66,6 +78,7 @@ class Pool:
         try:
             loaded = await self._loaded(entry, tell)
             self._entries.move_to_end(spec.key)
+            log.debug("model_used", model=spec.name, version=spec.version)
             with self._leased(entry):
                 yield loaded
         finally:
@@ -91,12 +104,14 @@ class Pool:
         return entry
 
     @contextlib.contextmanager
-    def measuring(self, spec: ModelSpec, task: Task, items: int) -> Iterator[None]:
+    def measuring(self, spec: ModelSpec | None, task: Task, items: int) -> Iterator[None]:
         """Around each batch, in its thread: learns what a batch takes that is larger than any before it.
 
-        Nothing is learnt of a batch that raises, or that was not alone in this process. Thread-safe.
+        Nothing is learnt of a batch that raises, that was not alone in this process, that is larger than those served,
+        or that is nobody's (None); whoever measures beside any of them was not alone. Thread-safe.
         """
-        with self._loader.measuring(self._entries[spec.key], task, items):
+        entry = None if spec is None else self._entries[spec.key]
+        with self._loader.measuring(entry, task, items):
             yield
 
     def inform(self, footprints: Iterable[Footprint]) -> None:
@@ -173,6 +188,7 @@ class Pool:
             raise entry.error from cause
         entry.loaded, entry.loading, entry.error = loaded, None, None
         entry.used_at = self._clock()
+        self._entries.move_to_end(spec.key)
         self._show(entry, "loaded")
         self._idleness.appeared(entry)
         _note(entry, time.monotonic() - started)
@@ -200,6 +216,7 @@ class Pool:
         try:
             if await self._reserve(entry, folder):
                 opened = await self._loader.open(entry, folder)
+                await self._weigh(entry, opened)
                 kept = opened if await self._room.clear(entry, entry.bytes) else None
             return kept
         finally:
@@ -207,6 +224,24 @@ class Pool:
                 entry.bytes = 0
                 if opened is not None:
                     await self._loader.close(opened)
+
+    async def _weigh(self, entry: Entry, loaded: Loaded) -> None:
+        """Where there is a budget and nobody knows what the model's batches take, a full one of each task is run
+        beside nothing else: under load it would never be alone, and the budget would be passed."""
+        if self._run_in_quiet is None or not self.budget_bytes(entry.device):
+            return
+        for task, items in self._loader.sizes.of(entry.spec, entry.device).unknown.items():
+            try:
+                await self._run_in_quiet(partial(self._run_full, entry, loaded, task, items))
+            except Hung:
+                raise
+            except Exception as cause:  # its batches will say so too
+                log.warning("model_not_weighed", model=entry.spec.name, version=entry.spec.version, why=str(cause))
+        entry.bytes = self._loader.sizes.of(entry.spec, entry.device).bytes
+
+    def _run_full(self, entry: Entry, loaded: Loaded, task: Task, items: int) -> None:
+        with self._loader.measuring(entry, task, items):
+            loaded.run(task, [loaded.sample(task)] * items, threads=self._threads)
 
     async def _reserve(self, entry: Entry, folder: Path | None) -> bool:
         """Room for what the model is known to take; for one that was never seen, for what its files suggest."""

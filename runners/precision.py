@@ -96,14 +96,11 @@ def permitted(spec: ModelSpec, device: str) -> Concrete:
 
     Raises ModelLoadFailed naming what the device can do.
     """
-    wanted: Concrete = "fp32"
     can = ", ".join(supported(device))
-    match spec.precision:
-        case "fp32" | "bf16" | "fp16":
-            wanted = spec.precision
-        case "int8":
-            said = f"precision 'int8' is not available yet; {device} can do {can}"
-            raise ModelLoadFailed(f"{spec.key}: {said}", field="precision", found="int8", expected=can)
+    if spec.precision == "int8":
+        said = f"precision 'int8' is not available yet; {device} can do {can}"
+        raise ModelLoadFailed(f"{spec.key}: {said}", field="precision", found="int8", expected=can)
+    wanted: Concrete = "fp32" if spec.precision == "auto" else spec.precision
     if wanted not in supported(device):
         said = f"{device} cannot compute in {wanted}; it can do {can}, or auto"
         raise ModelLoadFailed(f"{spec.key}: {said}", field="precision", found=wanted, expected=can)
@@ -127,7 +124,7 @@ def native(device: str) -> tuple[Concrete, ...]:
     """What the device has circuits for: the formats that may be faster than fp32, and fp32."""
     match device.partition(":")[0]:
         case "cuda":
-            return ("fp32", "bf16", "fp16") if _ampere(device) else ("fp32", "fp16")
+            return supported(device)
         case "mps":
             return ("fp32", "fp16")
         case _:

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import takewhile
 
 import structlog
 
@@ -82,7 +83,7 @@ class Room:
         """Evicts one by one: meanwhile others may be leased, or left."""
         budget = self.budget(device)
         while True:
-            held = [e.held() for e in self._entries.values() if e.bytes and e is not besides]
+            held = [e.held() for e in self._entries.values() if e.bytes and e is not besides and e.device == device]
             try:
                 going = evictions(held, need, budget, model=model, device=device)
             except OutOfMemory:
@@ -90,11 +91,19 @@ class Room:
                 return False
             if not going:
                 return True
-            await self._let_go(self._entries[going[0]])
+            await self._let_go(self._entries[going[0]], need=need, free=budget - sum(h.bytes for h in held))
 
-    async def _let_go(self, entry: Entry) -> None:
+    def _older(self, entry: Entry) -> list[str]:
+        """Those on its device that were used less recently and stay, being in use or pinned."""
+        before = takewhile(lambda e: e is not entry, self._entries.values())
+        return [e.spec.key for e in before if e.bytes and e.device == entry.device]
+
+    async def _let_go(self, entry: Entry, *, need: int, free: int) -> None:
         spec, size = entry.spec, entry.bytes
-        log.info("model_evicted", model=spec.name, version=spec.version, bytes=size, device=entry.device)
+        log.info(
+            "model_evicted", model=spec.name, version=spec.version, bytes=size, device=entry.device,
+            need=need, free=free, kept=self._older(entry),
+        )  # fmt: skip
         telemetry.EVICTIONS.labels(spec.name, spec.version).inc()
         try:
             evictions([], size, self.budget(entry.device), model=spec.key, device=entry.device)

@@ -55,8 +55,11 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WorkerState]:
         with self._host.watched():
             while True:
+                changed = self._host.changed.next()
                 yield wire.view_to_wire(self._host.view())
-                await self._host.changed.wait(WATCH_PERIOD_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(WATCH_PERIOD_S):
+                        await changed.wait()
 
     async def Infer(
         self, request_iterator: AsyncIterator[pb.InferRequest], context: Context

@@ -54,6 +54,11 @@ class Size:
         whole = bool(self.full) and all(self.seen.get(task, 0) >= items for task, items in self.full.items())
         return measured if whole else max(measured, self.told)
 
+    @property
+    def unknown(self) -> Mapping[Task, int]:
+        """The full batches that nobody has measured, here or before."""
+        return {} if self.told else {task: n for task, n in self.full.items() if self.seen.get(task, 0) < n}
+
     def opened(self, weights: int, full: Mapping[Task, int]) -> None:
         """The model was loaded and its weights measured; batches of an earlier stay still count."""
         self.weights, self.full, self.kept = weights, full, 0
@@ -84,6 +89,6 @@ class Sizes:
             self._told[footprint.model, footprint.device, footprint.precision] = footprint.bytes
 
     def curious(self, model: str, device: str, task: Task, items: int) -> bool:
-        """Whether a batch of so many is larger than any that was measured. Thread-safe."""
+        """Whether a batch of so many is larger than any that was measured, but not than a full one. Thread-safe."""
         size = self._sizes.get((model, device))
-        return size is not None and items > size.seen.get(task, 0)
+        return size is not None and size.seen.get(task, 0) < items <= size.full.get(task, items)

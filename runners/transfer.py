@@ -52,7 +52,7 @@ class SideStreams:
         self._own = threading.local()
 
     def run(self, batch: Sequence[NDArray[np.generic]], compute: Compute) -> NDArray[np.float32]:
-        staged = self._pinned((len(batch), *batch[0].shape), torch.from_numpy(batch[0][:0]).dtype)
+        staged = self._pinned((len(batch), *batch[0].shape), _dtype(batch[0]))
         np.stack(batch, out=staged.numpy())
         stream = self._stream()
         with self._cuda.stream(stream):
@@ -67,6 +67,11 @@ class SideStreams:
         if not hasattr(self._own, "stream"):
             self._own.stream = self._cuda.Stream(device=self._device)
         return self._own.stream
+
+
+def _dtype(array: NDArray[np.generic]) -> torch.dtype:
+    """What torch calls its numbers; it would warn of the array itself, which came read-only over the wire."""
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
 
 
 def transfer_to(device: str) -> Transfer:

@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from modelmora.domain.models import Task
 from modelmora.errors import ModelLoadFailed, ModelMoraError
+from runners.lanes import Hung
 from runners.likeness import Inputs
 from runners.precision import Concrete
-from runners.provider import Loaded, Tell
+from runners.provider import Loaded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,42 +62,15 @@ class Taken:
     ms: dict[Task, float] = field(default_factory=dict)
 
 
-class _Clocked:
-    """A network whose last batch can be asked for its rows and milliseconds: without the wait for its turn."""
-
-    def __init__(self, network: Loaded) -> None:
-        self._network = network
-        self._clock = time.thread_time if network.device == "cpu" else time.perf_counter
-        self.rows = np.empty((0, 0), np.float32)
-        self.ms = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-    def run(
-        self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
-    ) -> NDArray[np.float32]:
-        started = self._clock()
-        try:
-            self.rows = self._network.run(task, batch, threads=threads, tell=tell)
-        except ModelMoraError:
-            raise
-        except Exception as cause:  # an operation that the device does not have in this format
-            said = f"{self._network.device} does not run it in {self._network.precision}: {cause}"
-            raise ModelLoadFailed(said, field="precision") from cause
-        self.ms = (self._clock() - started) * 1e3
-        return self.rows
-
-
 async def take(batcher: Batcher, network: Loaded, given: Inputs, *, into: Taken, pace: Pace) -> AsyncIterator[None]:
     """The vectors of all samples; yields after each batch."""
-    clocked, size = _Clocked(network), _size(network)
+    size = _size(network)
     for task, items in given.items():
         rows: list[NDArray[np.float32]] = []
         for start in range(0, len(items), size):
             await pace.turn()
-            await batcher.run_alone(cast(Loaded, clocked), task, items[start : start + size], threads=pace.threads)
-            rows.append(clocked.rows)
+            answer, _ = await _run(batcher, network, task, items[start : start + size], threads=pace.threads)
+            rows.append(answer)
             yield
         into.vectors[task] = np.concatenate(rows)
 
@@ -112,17 +86,32 @@ async def time_batches(
 ) -> AsyncIterator[None]:
     """The milliseconds of a batch, in the measure of the network that serves, which was timed before."""
     own, known = taken[cast(Concrete, network.precision)].ms, taken[cast(Concrete, beside.precision)].ms
-    pair = [_Clocked(network)] if network is beside else [_Clocked(network), _Clocked(beside)]
+    pair = (network,) if network is beside else (network, beside)
     for task, items in given.items():
         times: list[list[float]] = [[] for _ in pair]
         for _ in range(TIMES):
-            for clocked, found in zip(pair, times, strict=True):
+            for one, found in zip(pair, times, strict=True):
                 await pace.turn()
-                await batcher.run_alone(cast(Loaded, clocked), task, items[: _size(network)], threads=1)
-                found.append(clocked.ms)
+                _, ms = await _run(batcher, one, task, items[: _size(network)], threads=1)
+                found.append(ms)
             yield
         fastest = [max(min(found), TICK_MS) for found in times]
         own[task] = fastest[0] * (known[task] / fastest[1] if len(pair) > 1 else 1.0)
+
+
+async def _run(
+    batcher: Batcher, network: Loaded, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int
+) -> tuple[NDArray[np.float32], float]:
+    """Rows and milliseconds of a batch; raises ModelLoadFailed where the device does not run the network's format."""
+    clock = time.thread_time if network.device == "cpu" else time.perf_counter
+    try:
+        rows, seconds = await batcher.run_alone(network, task, batch, threads=threads, clock=clock)
+    except (ModelMoraError, Hung):
+        raise
+    except Exception as cause:  # an operation that the device does not have in this format
+        said = f"{network.device} does not run it in {network.precision}: {cause}"
+        raise ModelLoadFailed(said, field="precision") from cause
+    return rows, seconds * 1e3
 
 
 def batches(network: Loaded, items: list[NDArray[np.generic]]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,7 @@ class _Sweep:
     def report(self) -> dict[str, Any]:
         """The best setting and what to write into the registry for it; `ended` says why the sweep is not whole."""
         best = tuning.best(self.measured)
+        cores = best.lanes * best.threads * self.host.group.workers
         told = {
             "model": self.spec.name,
             "version": self.spec.version,
@@ -113,7 +114,7 @@ class _Sweep:
             "best": asdict(best),
             "settings": {
                 "batching": {"max_batch": best.batch},
-                "resources": {"cpu": best.lanes * best.threads},
+                "resources": {"cpu": cores},
             },
         }
         log.info("model_tuned", **{name: told[name] for name in ("model", "version", "task", "best")})
@@ -189,28 +190,18 @@ class _Sweep:
         return self.joined
 
     async def _timed(self, items: Sequence[NDArray[np.generic]], threads: int) -> float:
-        began = time.monotonic()
-        await _uncut(self.host.batcher.run_alone(self.loaded, self.task, items, threads=threads))
-        return max(time.monotonic() - began, 1e-9)
+        run = self.host.batcher.run_alone
+        _, seconds = await run(self.loaded, self.task, items, spec=self.spec, threads=threads)
+        return max(seconds, 1e-9)
 
     def _batch(self, items: int) -> list[NDArray[np.generic]]:
         return [self.loaded.sample(self.task)] * items
 
     def _room(self) -> int | None:
         """Bytes that batches may take beside what is held; None where there is no limit."""
-        budget = self.host.share.budget(devices.memory_home(self.loaded.device))
-        held = sum(one.bytes for one in self.host.pool.holdings() if one.state in ("loaded", "unloading"))
-        return max(0, budget - held) if budget else None
-
-
-async def _uncut(work: Coroutine[Any, Any, None]) -> None:
-    """A batch cannot be stopped: who leaves meanwhile waits for its end, so that no model is freed that computes."""
-    running = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.gather(running, return_exceptions=True)
-        raise
+        home = devices.memory_home(self.loaded.device)
+        budget = self.host.pool.budget_bytes(home)
+        return max(0, budget - self.host.pool.held_bytes(home)) if budget else None
 
 
 def _taken(meter: Meter, used: int | None) -> int:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from collections.abc import Collection
 
 import structlog
 
@@ -13,11 +10,6 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.ports import Warmed
 from runners.batcher import Batcher
 from runners.pool import Pool
-from runners.provider import Loaded, Tell
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 log = structlog.get_logger(__name__)
 
@@ -35,28 +27,8 @@ async def warm(pool: Pool, batcher: Batcher, spec: ModelSpec, tasks: Collection[
         for task in sorted(tasks):
             sample = loaded.sample(task)
             for items in buckets(largest):
-                clocked = _Clocked(pool, spec, loaded)
-                await batcher.run_alone(cast(Loaded, clocked), task, [sample] * items)
-                warmed.append(Warmed(task=task, items=items, ms=clocked.ms))
+                _, seconds = await batcher.run_alone(loaded, task, [sample] * items, spec=spec)
+                warmed.append(Warmed(task=task, items=items, ms=seconds * 1e3))
     batches = [f"{w.task} {w.items}: {w.ms:.1f} ms" for w in warmed]
     log.info("model_warm", model=spec.name, version=spec.version, batches=batches)
     return tuple(warmed)
-
-
-@dataclass(slots=True)
-class _Clocked:
-    """The model as one batch runs it: how long it takes without its wait for a lane, and how much memory."""
-
-    pool: Pool
-    spec: ModelSpec
-    loaded: Loaded
-    ms: float = 0.0
-
-    def run(
-        self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
-    ) -> NDArray[np.float32]:
-        with self.pool.measuring(self.spec, task, len(batch)):
-            started = time.perf_counter()
-            rows = self.loaded.run(task, batch, threads=threads, tell=tell)
-            self.ms = (time.perf_counter() - started) * 1e3
-        return rows

@@ -124,4 +124,3 @@ class Zygote:
 def _shown(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     return signal.Signals(-code).name if code < 0 else f"exit {code}"
-

@@ -10,7 +10,7 @@ from runners.devices import Share
 from runners.meters import Meter, meter_of
 from runners.pool import Pool
 from tests.fakes import Clock
-from tests.families import GIB, Family
+from tests.families import GIB, Family, Gate
 from tests.gpus import FakeMeter
 
 
@@ -29,6 +29,20 @@ def spec(name: str, *, pin: bool = False, device: str = "auto", idle_ttl_s: floa
 
 
 A, B, C, D = (spec(name) for name in "abcd")
+
+
+class Taking(Gate):
+    """A batch takes a GiB for each of its items while it is computed."""
+
+    def __init__(self, its: PoolFixture) -> None:
+        super().__init__()
+        self._its = its
+
+    def pass_through(self) -> None:
+        size = len(self._its.family.batches[-1]) * GIB
+        self._its.memory.take(size)
+        super().pass_through()
+        self._its.memory.give(size)
 
 
 class PoolFixture:

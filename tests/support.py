@@ -25,6 +25,11 @@ def required_in_ci(reason: str) -> NoReturn:
     pytest.skip(f"NOT TESTED: {reason}")
 
 
+def only_on_linux(why: str) -> pytest.MarkDecorator:
+    """For a test that needs what other systems do not have."""
+    return pytest.mark.skipif(sys.platform != "linux", reason=f"NOT TESTED: {why}")
+
+
 def reserve_port() -> int:
     """A free port on 127.0.0.1 that nobody is given for the next minute, but that a server can bind.
 

@@ -88,9 +88,12 @@ def drawings() -> Iterator[bytes]:
 
 
 def write(folder: Path) -> None:
-    """64 files, numbered: photographs as JPEG, two as PNG with alpha, one with an orientation in its EXIF."""
+    """64 files in place of the numbered ones that are there.
+
+    Photographs as JPEG, two as PNG with alpha, one with an orientation in its EXIF.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
+    for old in folder.glob("[0-9][0-9]-*"):
         old.unlink()
     number = 0
     for number, (name, picture) in enumerate(pictures()):

@@ -101,8 +101,10 @@ class ApiWorker:
         if self._rising is not None:
             self._rising.cancel()
         self.core.application, self.core.why = None, "the service is shutting down"
-        with contextlib.suppress(Exception):
+        try:
             await self._stack.aclose()
+        except Exception:
+            log.exception("stop_failed")
 
     async def _rise(self) -> None:
         while self.core.application is None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.architecture.tree import ROOT
+from tests.support import required_in_ci
 
 PROTO = ROOT / "modelmora" / "proto"
 NAMES = sorted(path.stem for path in PROTO.glob("*.proto"))
@@ -112,8 +113,9 @@ def test_the_types_name_every_field(name: str) -> None:
             assert re.search(rf"^class {fact[0]}\b.*?\b{fact[1]}\b", types, re.M | re.S), fact
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-proto (`make proto` makes it); the descriptors were compared")
 def test_generating_them_anew_changes_nothing(tmp_path: Path) -> None:
+    if not PYTHON.exists():
+        required_in_ci("there is no .venv-proto (`make components` makes it)")
     sources = [f"modelmora/proto/{name}.proto" for name in NAMES]
     outputs = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
     command = [str(PYTHON), "-m", "grpc_tools.protoc", "-I.", *outputs, *sources]

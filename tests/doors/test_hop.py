@@ -21,9 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.inference import Call, Content, Embedded, Image, Text
-from modelmora.domain.models import Batching, GroupSpec, ModelSpec
+from modelmora.domain.inference import Content, Embedded, Image, Text
+from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.preprocess import Description, TextPreprocess
 from modelmora.domain.progress import Step
@@ -35,13 +34,8 @@ from modelmora.errors import (
     Overloaded,
     ValidationFailed,
 )
-from runners import families
-from runners.devices import Share
-from runners.fleet import Fleet
-from runners.handle import HandleSettings, RunnerHandle
-from runners.host import HostSettings, RunnerHost
 from runners.noop import PROVIDER as NOOP
-from runners.provider import Provider
+from tests.doors.hop import Hop, call, own
 from tests.doors.runner_process import noop
 from tests.fakes import until
 from tests.families import Family, Gate, row_of
@@ -56,18 +50,7 @@ CLIP = ModelSpec(
     source="file:somewhere",
     config={"architecture": "ViT-Z-99"},
 )
-OWN = ModelSpec(
-    name="own",
-    version="1.0.0",
-    type="embedding",
-    provider="family",
-    source="bundled:own",
-    batching=Batching(max_batch=4, max_wait_ms=5.0, queue=6),
-)
-
-
-def call(*, within_s: float = 30.0) -> Call:
-    return Call(request_id="r", deadline=time.monotonic() + within_s)
+OWN = own(max_batch=4, max_wait_ms=5.0, queue=6)
 
 
 class Tokenizing(Family):
@@ -81,52 +64,10 @@ class Tokenizing(Family):
         return Description(model=spec.key, dimension=2, text=text)
 
 
-class Hop:
-    """Hosts in this process and a handle that finds them; everything ends with the test."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.family = Family()
-        self.fleet = Fleet({"default": directory})
-        self.hosts: list[RunnerHost] = []
-        self.handle = RunnerHandle(
-            self.fleet,
-            {"default": 1},
-            HandleSettings(decode_threads=1, max_in_flight=64, max_pixels=10_000, max_text_chars=2_000),
-        )
-
-    async def host(self, index: int = 1) -> RunnerHost:
-        share = Share(threads=1, budget_bytes=2**40)
-        settings = HostSettings(
-            group="default", index=index, directory=self.directory, share=share, drain_timeout_s=5.0
-        )
-        catalogue = Catalogue((NOOP_SPEC, CLIP, OWN), (GroupSpec(),))
-        host = RunnerHost(settings, catalogue, self._provider, lambda _: self.directory)
-        self.hosts.append(host)
-        await host.start()
-        return host
-
-    async def close(self) -> None:
-        for gate in (self.family.running, self.family.loading, self.family.closing):
-            gate.open()
-        await self.handle.close()
-        for host in self.hosts:
-            await host.stop()
-
-    async def texts(self, spec: ModelSpec, *texts: str, within_s: float = 30.0) -> list[Outcome[Embedded]]:
-        items: list[Content] = [Text(text) for text in texts]
-        return await self.handle.embed(spec, "embed_text", items, call=call(within_s=within_s))
-
-    def _provider(self, name: str) -> Provider:
-        return self.family if name == "family" else families.provider(name)
-
-
 @pytest.fixture
 async def hop(tmp_path: Path) -> AsyncIterator[Hop]:
-    hop = Hop(tmp_path)
-    await hop.fleet.start()
-    yield hop
-    await hop.close()
+    async with Hop(tmp_path, NOOP_SPEC, CLIP, OWN) as hop:
+        yield hop
 
 
 def shown(outcomes: Sequence[Outcome[Embedded]]) -> list[list[float] | str]:
@@ -313,9 +254,7 @@ async def test_without_a_runner_each_caller_waits_for_the_own_deadline(hop: Hop)
 async def test_a_described_model_waits_for_a_runner_until_the_deadline(hop: Hop) -> None:
     first = await hop.host()
     await hop.texts(NOOP_SPEC, "a")
-    first._settings = HostSettings(
-        group="default", index=1, directory=hop.directory, share=Share(threads=1, budget_bytes=0), drain_timeout_s=0.0
-    )
+    first._settings = replace(first._settings, drain_timeout_s=0.0)
     await first.stop()
     hop.hosts.remove(first)
     await until(lambda: not hop.handle.workers())
@@ -413,7 +352,7 @@ async def test_a_socket_path_that_is_too_long_is_refused_with_the_way_out(tmp_pa
     directory.mkdir()
 
     with pytest.raises(OSError, match=r"longer than 103 bytes; set TMPDIR"):
-        await Hop(directory).host()
+        await Hop(directory, OWN).host()
 
 
 @pytest.fixture

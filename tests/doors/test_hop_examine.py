@@ -11,25 +11,15 @@ from typing import Any
 
 import pytest
 
-from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.models import Batching, GroupSpec, ModelSpec
+from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, DeadlineExceeded, DependencyUnavailable, ModelLoadFailed
-from runners.devices import Share
-from runners.fleet import Fleet
-from runners.handle import HandleSettings, RunnerHandle
-from runners.host import HostSettings, RunnerHost
+from runners.examine import examine
 from runners.precision import Concrete
+from tests.doors.hop import Hop, own
 from tests.fakes import until
-from tests.families import Family
+from tests.families import GIB, Family
 
-OWN = ModelSpec(
-    name="own",
-    version="1.0.0",
-    type="embedding",
-    provider="family",
-    source="bundled:own",
-    batching=Batching(max_batch=8),
-)
+OWN = own(max_batch=8)
 
 
 class Formats(Family):
@@ -42,48 +32,22 @@ class Formats(Family):
         return ()
 
 
-class Hop:
-    """Two hosts in this process and a handle that finds them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.family: Family = Formats()
-        self.fleet = Fleet({"default": directory})
-        self.hosts: list[RunnerHost] = []
-        settings = HandleSettings(decode_threads=1, max_in_flight=64, max_pixels=10_000, max_text_chars=2_000)
-        self.handle = RunnerHandle(self.fleet, {"default": 2}, settings)
-
-    async def host(self, index: int) -> RunnerHost:
-        share = Share(threads=1, budget_bytes=0)
-        settings = HostSettings(group="default", index=index, directory=self.directory, share=share, drain_timeout_s=1)
-        host = RunnerHost(settings, Catalogue((OWN,), (GroupSpec(),)), lambda _: self.family, lambda _: None)
-        self.hosts.append(host)
-        await host.start()
-        return host
-
-    async def close(self) -> None:
-        self.family.running.open()
-        await self.handle.close()
-        for host in self.hosts:
-            await host.stop()
-
-    async def examined(self, *, within_s: float = 30.0) -> list[dict[str, Any]]:
-        steps = self.handle.examine(OWN, "verify", deadline=time.monotonic() + within_s)
-        return [dict(step) async for step in steps]
+async def examined(hop: Hop, *, within_s: float = 30.0) -> list[dict[str, Any]]:
+    steps = hop.handle.examine(OWN, "verify", deadline=time.monotonic() + within_s)
+    return [dict(step) async for step in steps]
 
 
 @pytest.fixture
 async def hop(tmp_path: Path) -> AsyncIterator[Hop]:
-    hop = Hop(tmp_path)
-    await hop.host(1)
-    await hop.fleet.start()
-    await until(lambda: len(hop.fleet.workers()) == 1)
-    yield hop
-    await hop.close()
+    async with Hop(tmp_path, OWN) as hop:
+        hop.family = Formats()
+        await hop.host()
+        await until(lambda: len(hop.fleet.workers()) == 1)
+        yield hop
 
 
 async def test_steps_and_report_arrive(hop: Hop) -> None:
-    steps = await hop.examined()
+    steps = await examined(hop)
 
     assert [step["stage"] for step in steps[:2]] == ["loading", "measuring"]
     assert (steps[-1]["stage"], steps[-1]["precision"], steps[-1]["passes"]) == ("report", "fp32", True)
@@ -94,7 +58,7 @@ async def test_a_worker_that_holds_the_model_is_asked_first(hop: Hop) -> None:
     await second.pool.load(OWN)
     await until(lambda: any(OWN.key in view.holdings for view in hop.handle.workers()))
 
-    await hop.examined()
+    await examined(hop)
 
     assert hop.hosts[0].pool.peek(OWN) is None
 
@@ -102,12 +66,12 @@ async def test_a_worker_that_holds_the_model_is_asked_first(hop: Hop) -> None:
 async def test_what_the_runner_refuses_arrives_whole(hop: Hop) -> None:
     hop.family.load_errors = [ModelLoadFailed("no weights", field="source")]
     with pytest.raises(ModelLoadFailed, match="no weights") as refused:
-        await hop.examined()
+        await examined(hop)
     assert refused.value.field == "source"
 
     hop.family = Family()
     with pytest.raises(CapabilityMissing, match="one precision only"):
-        await hop.examined()
+        await examined(hop)
 
 
 async def test_a_caller_who_leaves_ends_it_in_the_runner(hop: Hop) -> None:
@@ -124,17 +88,53 @@ async def test_a_caller_who_leaves_ends_it_in_the_runner(hop: Hop) -> None:
     await until(lambda: all(one.in_flight == 0 for one in host.pool.holdings()))
 
 
+async def test_a_copy_is_in_the_accounts_before_it_is_loaded(hop: Hop) -> None:
+    pool, family = hop.hosts[0].pool, hop.family
+    family.weights["own"] = GIB
+    await pool.load(OWN)
+    family.loading.close()
+    asked = asyncio.create_task(examined(hop))
+    await until(family.loading.reached.is_set)
+    assert pool.held_bytes() == 1.5 * GIB  # in half the bytes
+
+    family.loading.open()
+    await asked
+
+
+async def test_a_copy_that_computes_is_not_freed_when_its_caller_leaves(hop: Hop) -> None:
+    running, begun = hop.family.running, asyncio.Event()
+
+    async def watch() -> None:
+        async with aclosing(examine(hop.hosts[0], OWN, "verify", deadline=time.monotonic() + 30)) as steps:
+            async for step in steps:
+                if (step["stage"], step["precision"]) == ("loading", "bf16"):
+                    running.close()
+                    begun.set()
+
+    watching = asyncio.create_task(watch())
+    await begun.wait()
+    await until(running.reached.is_set)
+    watching.cancel()
+    left, _ = await asyncio.wait({watching}, timeout=0.1)  # it must not have let go by then
+    assert (left, hop.family.closed) == (set(), [])
+
+    running.open()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert hop.family.closed == ["own"]
+
+
 async def test_a_deadline_that_passes_is_told_and_ends_it(hop: Hop) -> None:
     hop.family.running.close()
     with pytest.raises(DeadlineExceeded, match=r"before verify of own@1.0.0 was done"):
-        await hop.examined(within_s=0.5)
+        await examined(hop, within_s=0.5)
     hop.family.running.open()
     await until(lambda: not hop.hosts[0].examining.locked())
 
 
 async def test_a_worker_that_goes_away_is_told(hop: Hop) -> None:
     hop.family.running.close()
-    asked = asyncio.create_task(hop.examined())
+    asked = asyncio.create_task(examined(hop))
     await until(hop.hosts[0].examining.locked)
 
     server = hop.hosts[0]._server

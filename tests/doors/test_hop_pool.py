@@ -14,60 +14,27 @@ from pathlib import Path
 import pytest
 
 from api import render
-from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.inference import Call, Text
-from modelmora.domain.models import Batching, GroupSpec, ModelSpec
 from modelmora.domain.outcome import Failed
 from modelmora.errors import DependencyUnavailable
 from modelmora.ports import Footprint
-from runners.devices import Share
-from runners.fleet import Fleet
-from runners.handle import HandleSettings, RunnerHandle
-from runners.host import HostSettings, RunnerHost
+from tests.doors.hop import Hop, own
 from tests.fakes import until
-from tests.families import GIB, Family
+from tests.families import GIB
 
-OWN = ModelSpec(
-    name="own",
-    version="1.0.0",
-    type="embedding",
-    provider="family",
-    source="bundled:own",
-    batching=Batching(max_batch=4, max_wait_ms=5.0),
-)
+OWN = own(max_batch=4, max_wait_ms=5.0)
 BUDGET = 2 * GIB
 
 
-class Hop:
-    """Hosts with room for 2 GiB, and a handle whose fleet knows `footprints`; while `away` it waits to know them."""
+class Knowing(Hop):
+    """Hosts with room for 2 GiB, and an API that knows `footprints`; while `away` it waits to know them."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.family = Family(weights={"own": GIB})
+        super().__init__(directory, OWN, budget_bytes=BUDGET, known=self._known)
+        self.family.weights["own"] = GIB
         self.footprints: list[Footprint] = []
         self.asked: list[str] = []
         self.away = asyncio.Event()
         self.away.set()
-        self.fleet = Fleet({"default": directory}, known=self._known)
-        self.hosts: list[RunnerHost] = []
-        settings = HandleSettings(decode_threads=1, max_in_flight=64, max_pixels=10_000, max_text_chars=2_000)
-        self.handle = RunnerHandle(self.fleet, {"default": 1}, settings)
-
-    async def host(self, index: int = 1) -> RunnerHost:
-        share = Share(threads=1, budget_bytes=BUDGET)
-        settings = HostSettings(
-            group="default", index=index, directory=self.directory, share=share, drain_timeout_s=5.0
-        )
-        host = RunnerHost(settings, Catalogue((OWN,), (GroupSpec(),)), lambda _: self.family, lambda _: None)
-        self.hosts.append(host)
-        await host.start()
-        return host
-
-    async def close(self) -> None:
-        self.family.running.open()
-        await self.handle.close()
-        for host in self.hosts:
-            await host.stop()
 
     async def _known(self, group: str) -> Sequence[Footprint]:
         self.asked.append(group)
@@ -76,23 +43,20 @@ class Hop:
 
 
 @pytest.fixture
-async def hop(tmp_path: Path) -> AsyncIterator[Hop]:
-    hop = Hop(tmp_path)
-    await hop.fleet.start()
-    yield hop
-    await hop.close()
+async def hop(tmp_path: Path) -> AsyncIterator[Knowing]:
+    async with Knowing(tmp_path) as hop:
+        yield hop
 
 
 def soon() -> float:
     return time.monotonic() + 30
 
 
-async def test_a_worker_knows_what_earlier_ones_measured_before_its_first_work(hop: Hop) -> None:
+async def test_a_worker_knows_what_earlier_ones_measured_before_its_first_work(hop: Knowing) -> None:
     hop.footprints = [Footprint(model=OWN.key, device="cpu", precision="fp32", bytes=3 * GIB)]
     await hop.host()
 
-    call = Call(request_id="r", deadline=soon())
-    (outcome,) = await hop.handle.embed(OWN, "embed_text", [Text("a")], call=call)
+    (outcome,) = await hop.texts(OWN, "a")
 
     assert isinstance(outcome, Failed)
     assert "own@1.0.0 needs 3072 MiB" in outcome.error.detail
@@ -101,7 +65,7 @@ async def test_a_worker_knows_what_earlier_ones_measured_before_its_first_work(h
 
 
 async def test_a_worker_that_nobody_can_tell_anything_is_used_all_the_same(
-    hop: Hop, monkeypatch: pytest.MonkeyPatch
+    hop: Knowing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.link.INFORM_S", 0.05)
     hop.away.clear()
@@ -112,7 +76,7 @@ async def test_a_worker_that_nobody_can_tell_anything_is_used_all_the_same(
     assert report.state == "loaded"
 
 
-async def test_what_a_worker_holds_is_under_its_own_devices_budget(hop: Hop) -> None:
+async def test_what_a_worker_holds_is_under_its_own_devices_budget(hop: Knowing) -> None:
     await hop.host()
     await hop.handle.load(OWN, deadline=soon())
     await until(lambda: any(view.held_bytes for view in hop.handle.workers()))
@@ -122,7 +86,7 @@ async def test_what_a_worker_holds_is_under_its_own_devices_budget(hop: Hop) -> 
     assert GIB <= view.held_bytes < 1.1 * GIB
 
 
-async def test_a_warm_up_tells_every_batch_and_its_time(hop: Hop) -> None:
+async def test_a_warm_up_tells_every_batch_and_its_time(hop: Knowing) -> None:
     await hop.host(1)
     await hop.host(2)
     await until(lambda: len(hop.handle.workers()) == 2)
@@ -138,12 +102,12 @@ async def test_a_warm_up_tells_every_batch_and_its_time(hop: Hop) -> None:
     ]
 
 
-async def test_a_load_tells_no_batches(hop: Hop) -> None:
+async def test_a_load_tells_no_batches(hop: Knowing) -> None:
     await hop.host()
     assert "warmup" not in render.report(await hop.handle.load(OWN, deadline=soon()))
 
 
-async def test_a_worker_that_goes_meanwhile_is_not_in_the_report(hop: Hop) -> None:
+async def test_a_worker_that_goes_meanwhile_is_not_in_the_report(hop: Knowing) -> None:
     staying, going = await hop.host(1), await hop.host(2)
     await until(lambda: len(hop.handle.workers()) == 2)
     hop.family.running.close()
@@ -157,7 +121,7 @@ async def test_a_worker_that_goes_meanwhile_is_not_in_the_report(hop: Hop) -> No
     assert (await warming).workers == (staying.socket.stem,)
 
 
-async def test_when_all_go_there_is_no_report(hop: Hop) -> None:
+async def test_when_all_go_there_is_no_report(hop: Knowing) -> None:
     await hop.host()
     await until(lambda: len(hop.handle.workers()) == 1)
     hop.family.running.close()
@@ -178,7 +142,7 @@ def dead_pid() -> int:
 
 
 async def test_the_gauges_of_a_dead_worker_are_dropped_and_a_live_ones_are_left(
-    hop: Hop, dead_pid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hop: Knowing, dead_pid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     files = {pid: tmp_path / f"gauge_livesum_{pid}.db" for pid in (dead_pid, os.getpid())}

@@ -38,6 +38,7 @@ from runners.trial import Pace
 from tests.fakes import until
 from tests.models.conftest import small, spec
 from tests.support import required_in_ci
+from training.parity_samples import write
 
 BUNDLED = Path(__file__).parents[2] / "registry" / "bundled" / "shapes-clip"
 WIDE = small(vision={"width": 256, "layers": 4, "image_size": 64}, text={"width": 128, "layers": 3})
@@ -199,11 +200,19 @@ def test_samples_that_were_left_out_are_named(tmp_path: Path) -> None:
         samples(tmp_path)
 
 
+def test_making_them_anew_replaces_them_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("07-old.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    write(tmp_path)
+    assert (tmp_path / "notes.txt").exists()
+    assert not (tmp_path / "07-old.jpg").exists()
+    assert {path.name for path in tmp_path.glob("[0-9]*")} == {path.name for path in (FOLDER / "pictures").iterdir()}
+
+
 # --- what passes and what does not -------------------------------------------------------------------------------
 
 
 async def test_the_bundled_model_passes_the_gate_in_bf16(bench: Bench) -> None:
-    needs_bf16()
     bench.folder = BUNDLED
     report = await report_of(bench.host())
     assert candidate(report, "fp32")["verdict"] == "reference"
@@ -341,14 +350,19 @@ async def test_a_declared_precision_is_loaded_whatever_was_decided(bench: Bench)
 # --- room and running work ---------------------------------------------------------------------------------------
 
 
+def tighten(host: RunnerHost, share: float) -> None:
+    """From now on the budget is so many times what is held: what a load is measured at differs from one to the next."""
+    budget_bytes = int(share * host.pool.held_bytes("cpu"))
+    host.pool._room._share = replace(host.share, budget_bytes=budget_bytes)
+
+
 async def test_without_room_for_a_copy_it_says_out_of_memory(bench: Bench) -> None:
     host = bench.host(budget_bytes=2**40)
-    async with host.pool.lease(AUTO):
-        held = host.pool.held_bytes("cpu")
-    tight = bench.host(budget_bytes=int(held * 1.3))
+    await host.pool.load(AUTO)
+    tighten(host, 1.3)
     with pytest.raises(OutOfMemory, match=r"to compare tested@1.0.0 with itself in bf16"):
-        await steps_of(tight)
-    assert holdings(tight) == {AUTO.key: "loaded"}
+        await steps_of(host)
+    assert holdings(host) == {AUTO.key: "loaded"}
 
 
 async def test_copies_are_gone_when_it_is_done(bench: Bench) -> None:
@@ -504,11 +518,10 @@ async def test_an_unload_is_not_kept_waiting_by_a_measurement_that_waits_for_oth
 
 async def test_nobody_is_evicted_to_resolve_auto(bench: Bench) -> None:
     other = replace(AUTO, name="other", precision="fp32")
-    roomy = bench.host(budget_bytes=2**40)
-    await roomy.pool.load(AUTO)
-    tight = bench.host(AUTO, other, budget_bytes=int(roomy.pool.held_bytes("cpu") * 2.3))
+    tight = bench.host(AUTO, other, budget_bytes=2**40)
     await tight.pool.load(other)
     await tight.pool.load(AUTO)
+    tighten(tight, 1.15)  # each of the two is about half of it
     await asyncio.wait_for(Resolver(tight, idle_s=0.0, look_s=0.01).run(), 20)
     assert holdings(tight) == {other.key: "loaded", AUTO.key: "loaded"}
     assert bench.decided() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from load.random_weights import write_random
 from modelmora.domain.models import Task
@@ -29,6 +31,7 @@ from runners.open_clip_network import OpenClip, use_threads
 from runners.provider import Tell
 from runners.transfer import SideStreams
 from tests.models.conftest import small, spec
+from tests.support import only_on_linux
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "open_clip_model.safetensors"
@@ -275,7 +278,7 @@ print(status("VmHWM") - before, model.weight_bytes)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel keeps the peak")
+@only_on_linux("elsewhere nobody tells the peak of a process")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_model_is_not_in_memory_twice_while_it_loads(precision: str, written: Callable[..., Path]) -> None:
     deep = small(vision={"width": 768, "layers": 16}, text={"width": 128, "heads": 4, "layers": 2})
@@ -422,6 +425,46 @@ def test_a_batch_goes_to_the_gpu_and_back_through_pinned_memory_on_its_threads_o
         "off",
         "wait for stream 0 of cpu",
     ]
+
+
+def test_pixels_that_came_read_only_over_the_wire_are_taken_without_a_warning() -> None:
+    cuda = FakeCuda()
+    streams = SideStreams("cpu", cuda=cuda, pinned=fake_pinned(cuda))
+    batch = [np.frombuffer(item.tobytes(), np.uint8).reshape(item.shape) for item in noise(2, 4)]
+    torch.set_warn_always(True)  # else once a process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            rows = streams.run(batch, lambda stacked: stacked.float())
+    finally:
+        torch.set_warn_always(False)
+    np.testing.assert_array_equal(rows, np.stack(batch))
+
+
+class LastOps(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch declares no types here
+    """Whether torch was asked for anything since a moment."""
+
+    asked = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked = True
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_device_is_waited_for_after_everything_that_loading_asks_of_it(
+    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is computed on the default stream afterwards the streams of the lanes would not wait for."""
+    waited, folder = list[str](), written()
+    with LastOps() as ops:  # type: ignore[no-untyped-call] # as above
+
+        def settle(device: str) -> None:
+            waited.append(device)
+            ops.asked = False
+
+        monkeypatch.setattr("runners.open_clip_network.settle", settle)
+        loaded(folder)
+        assert (waited, ops.asked) == (["cpu"], False)
 
 
 def test_each_thread_has_one_stream_of_its_own() -> None:

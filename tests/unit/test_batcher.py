@@ -270,6 +270,32 @@ async def test_an_unload_comes_between_batches_of_a_busy_queue(its: Fixture) -> 
     assert (its.family.loads, its.family.closed) == (["a", "a"], ["a"])
 
 
+async def test_an_unload_during_the_load_for_queued_items_ends_and_they_are_answered(its: Fixture) -> None:
+    its.family.loading.close()
+    _, answer = its.submit(b"a")
+    await until(its.family.loading.reached.is_set)
+    unloading = asyncio.create_task(its.pool.unload(A))
+    await asyncio.sleep(0)
+    its.family.loading.open()
+
+    async with asyncio.timeout(10):
+        await unloading
+    assert await settled([answer]) == [row_of(b"a")]
+    assert (its.family.loads, its.family.closed) == (["a", "a"], ["a"])
+
+
+async def test_an_unload_while_the_loaded_model_waits_for_a_lane_ends(its: Fixture) -> None:
+    first = await its.busy()
+    _, other = its.submit(b"other", B)
+    await until(lambda: its.pool.peek(B) is not None)
+    unloading = asyncio.create_task(its.pool.unload(B))
+
+    async with asyncio.timeout(10):
+        await unloading
+    its.family.running.open()
+    assert await settled([first, other]) == [row_of(b"first"), row_of(b"other")]
+
+
 async def test_a_queue_goes_away_when_idle_and_comes_back(its: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE_QUEUE_S", 0.01)
     await its.ask(b"a")

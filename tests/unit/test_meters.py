@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import numpy as np
@@ -10,11 +9,12 @@ import pytest
 
 from runners.meters import Bustle, HostMeter, meter_of
 from tests.gpus import pretend
+from tests.support import only_on_linux
 
 MIB = 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: only Linux tells the peak of a process")
+@only_on_linux("elsewhere nobody tells the peak of a process")
 def test_the_hosts_peak_is_what_was_in_use_at_most_since_the_start() -> None:
     meter = meter_of("cpu")
     assert isinstance(meter, HostMeter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 from runners.devices import Share
 from runners.pool import Pool
 from tests.fakes import until
-from tests.families import GIB, Family
+from tests.families import GIB, Family, Gate
 from tests.pools import B, PoolFixture, spec
 
 
@@ -35,12 +36,23 @@ async def test_a_model_nobody_used_for_its_time_is_unloaded(its: PoolFixture) ->
     assert (its.loaded(), its.pool.held_bytes()) == ({"b", "c", "d"}, 3 * GIB)
 
 
+class Noting(Gate):
+    """When it was passed."""
+
+    at = 0.0
+
+    def pass_through(self) -> None:
+        self.at = time.monotonic()
+
+
 async def test_it_is_looked_again_at_the_moment_one_is_due_and_not_before() -> None:
-    family = Family()
+    ttl_s, closing, began = 0.05, Noting(), time.monotonic()
+    family = Family(closing=closing)
     pool = Pool(lambda _: family, lambda _: None, share=Share(threads=1, budget_bytes=0))
-    await pool.load(spec("a", idle_ttl_s=0.05))
+    await pool.load(spec("a", idle_ttl_s=ttl_s))
 
     await until(lambda: family.closed == ["a"])
+    assert closing.at - began >= ttl_s
     await pool.close()
 
 

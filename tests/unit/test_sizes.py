@@ -83,3 +83,11 @@ def test_only_larger_batches_than_any_before_are_of_interest() -> None:
     assert not sizes.curious(CLIP.key, "cpu", "embed_text", 4)
     assert sizes.curious(CLIP.key, "cpu", "embed_text", 5)
     assert sizes.curious(CLIP.key, "cpu", "embed_image", 1)
+
+
+def test_batches_larger_than_a_full_one_are_of_no_interest() -> None:
+    sizes = Sizes()
+    sizes.of(CLIP, "cpu").opened(600, FULL)
+
+    assert sizes.curious(CLIP.key, "cpu", "embed_text", 4)
+    assert not sizes.curious(CLIP.key, "cpu", "embed_text", 5)

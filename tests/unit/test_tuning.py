@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,12 @@ from runners.host import HostSettings, RunnerHost
 from runners.jobs import Computed, Job
 from runners.tuning import Course, tune
 from tests.fakes import until
-from tests.families import Family, Gate
+from tests.families import GIB, Family, Gate
+from tests.gpus import FakeCuda, pretend
 
 SPEC = ModelSpec(name="own", version="1.0.0", type="embedding", provider="family", source="bundled:own")
+OTHER = replace(SPEC, name="other", device="cpu")
+SHARE = Share(threads=2, budget_bytes=0)
 SHORT = Course(largest=4, window_s=0.0, lone=1)
 ROW = Measured(batch=8, lanes=1, threads=2, items_per_s=10, batch_ms=100, lone_ms=20, memory_bytes=100, steady=True)
 
@@ -90,15 +93,26 @@ def family() -> Family:
 
 
 @pytest.fixture
-async def host(family: Family, tmp_path: Path) -> AsyncIterator[RunnerHost]:
-    """A worker with two cores; nobody else talks to it."""
-    share = Share(threads=2, budget_bytes=0)
-    settings = HostSettings(group="default", index=1, directory=tmp_path, share=share)
-    host = RunnerHost(settings, Catalogue((SPEC,), (GroupSpec(),)), lambda _: family, lambda _: None)
-    yield host
+async def worker(family: Family, tmp_path: Path) -> AsyncIterator[Callable[..., RunnerHost]]:
+    """Makes workers with two cores; nobody else talks to them."""
+    made: list[RunnerHost] = []
+
+    def make(*, workers: int = 1, share: Share = SHARE) -> RunnerHost:
+        settings = HostSettings(group="default", index=1, directory=tmp_path, share=share)
+        catalogue = Catalogue((SPEC, OTHER), (GroupSpec(workers=workers),))
+        made.append(RunnerHost(settings, catalogue, lambda _: family, lambda _: None))
+        return made[-1]
+
+    yield make
     family.running.open()
-    await host.batcher.close()
-    await host.pool.close()
+    for host in made:
+        await host.batcher.close()
+        await host.pool.close()
+
+
+@pytest.fixture
+def host(worker: Callable[..., RunnerHost]) -> RunnerHost:
+    return worker()
 
 
 async def tuned(host: RunnerHost, course: Course = SHORT, *, within_s: float = 60.0) -> list[dict[str, Any]]:
@@ -146,6 +160,12 @@ async def test_the_report_says_what_to_write_into_the_registry(host: RunnerHost)
     assert report["ended"] == ""
 
 
+async def test_cores_are_told_over_all_workers_of_the_group(worker: Callable[..., RunnerHost]) -> None:
+    report = (await tuned(worker(workers=2)))[-1]
+    assert report["best"]["lanes"] * report["best"]["threads"] == 2
+    assert report["settings"]["resources"] == {"cpu": 4}
+
+
 async def test_windows_go_on_until_they_agree_or_there_were_enough(host: RunnerHost, family: Family) -> None:
     await tuned(host, replace(SHORT, largest=1, windows=5))
     before = 2 * 2 + 3  # on either division a lone item and one before it, on each lane a first batch
@@ -159,6 +179,30 @@ async def test_a_size_too_large_for_the_memory_ends_the_growth_and_not_the_sweep
     *_, report = await tuned(host)
     assert [row["batch"] for row in report["rows"]] == [1, 2, 1, 2]
     assert report["ended"] == "batches of 4 are too large for the memory"
+
+
+class Taking(Gate):
+    """Each batch takes a byte of a GPU."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        super().__init__()
+        self._cuda = cuda
+
+    def pass_through(self) -> None:
+        self._cuda.take(1)
+        self._cuda.take(-1)
+
+
+async def test_batches_grow_into_the_room_of_the_models_own_device(
+    worker: Callable[..., RunnerHost], family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family.weights = {"own": GIB, "other": 100 * GIB}
+    family.running = Taking(pretend(monkeypatch, gpus=1))
+    host = worker(share=replace(SHARE, gpu=0, budgets={"cuda:0": 2 * GIB}))
+    await host.pool.load(OTHER)  # in the memory of the host
+    *_, report = await tuned(host)
+    assert (report["device"], report["ended"]) == ("cuda:0", "")
+    assert len(report["rows"]) == 6
 
 
 async def test_a_server_that_serves_others_is_not_tuned(host: RunnerHost, family: Family) -> None:
@@ -278,7 +322,7 @@ def test_the_command_prints_the_table_and_the_settings(monkeypatch: pytest.Monke
     chosen = next(line.split() for line in lines if "best" in line)
     assert chosen == ["16", "2", "x", "1", "17.4", "1830.0", "101.2", "50", "MiB", "best"]
     assert "max_batch: 16" in result.stdout
-    assert "cpu: 2" in result.stdout
+    assert "cpu: 2}}}  # over all of the group's workers" in result.stdout
 
 
 def test_a_sweep_that_is_not_whole_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
