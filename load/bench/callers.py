@@ -38,7 +38,7 @@ class Load:
 
     `bad_every`: each so many-th request over HTTP is bad on purpose: a picture that breaks off, or a text with
     BAD_WORD in it, and must be answered with `bad_status`. `models`: each request names one of these instead of
-    `model`, drawn by Zipf's law, and the result tells in which order the requests were answered.
+    `model`, drawn by Zipf's law.
     """
 
     party: Party
@@ -71,7 +71,7 @@ async def run(load: Load, tell: Callable[[dict[str, Any]], None]) -> None:
         recorder = Recorder(callers=load.callers, lead_s=load.lead_s, window_s=load.window_s, begun=time.perf_counter())
         numbers = itertools.count()
         await asyncio.gather(*(_caller(send, numbers, recorder, tell) for send in senders))
-    tell({"event": "result", **_result(recorder, told_order=bool(load.models))})
+    tell({"event": "result", **_result(recorder)})
 
 
 async def _caller(
@@ -80,12 +80,11 @@ async def _caller(
     while not recorder.over:
         sent = time.perf_counter()
         try:
-            good = await send(number := next(numbers))
+            good = await send(next(numbers))
         except Exception as bad:
             recorder.failure(f"{type(bad).__name__}: {bad}"[:500])
             await asyncio.sleep(0.05)  # a server that refuses at once must not be hammered
         else:
-            recorder.order.append(number)
             if not good:
                 recorder.refused += 1
             elif event := recorder.answer(sent, time.perf_counter()):
@@ -163,7 +162,7 @@ def _payload(load: Load, images: Sequence[bytes], model: str, *, word: str = "te
     return payloads.picture_uploads("/v1/embed/image", images, file_field="files", fields=fields)
 
 
-def _result(recorder: Recorder, *, told_order: bool) -> dict[str, Any]:
+def _result(recorder: Recorder) -> dict[str, Any]:
     complete = recorder.opened is not None and recorder.closed is not None
     wall_s = (recorder.closed or 0.0) - (recorder.opened or 0.0) if complete else 0.0
     latencies = recorder.latencies_s if complete else []
@@ -173,7 +172,6 @@ def _result(recorder: Recorder, *, told_order: bool) -> dict[str, Any]:
         "wall_s": wall_s,
         "failed": recorder.failures,
         "refused": recorder.refused,
-        "order": recorder.order if told_order else [],
         "errors": recorder.errors,
         **{name: 1000 * percentile(latencies, share) if latencies else None for name, share in shares.items()},
     }

@@ -6,6 +6,8 @@ import json
 from http.client import HTTPConnection
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from load.bench.processes import Trouble
 
 _WAIT_S = 600.0
@@ -31,14 +33,8 @@ def metric(port: int, name: str, **labels: str) -> float:
 
 def total(text: str, name: str, **labels: str) -> float:
     """`metric` of a page in Prometheus' text format."""
-    wanted = [f'{key}="{value}"' for key, value in labels.items()]
-    found = 0.0
-    for line in text.splitlines():
-        series, _, value = line.rpartition(" ")
-        family, _, given = series.partition("{")
-        if family == name and all(label in given for label in wanted):
-            found += float(value)
-    return found
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return sum((one.value for one in samples if one.name == name and labels.items() <= one.labels.items()), 0.0)
 
 
 def _exchange(port: int, method: str, path: str, timeout_s: float) -> str:

@@ -40,18 +40,13 @@ class _Meter:
 
 def measure(server: Server, load: Load, *, logs: Path, pair: int | None = None) -> Window:
     """Raises Trouble when no window came about, ProcessEnded when a process of the server ended in it."""
-    return observe(server, load, logs=logs, pair=pair)[0]
-
-
-def observe(server: Server, load: Load, *, logs: Path, pair: int | None = None) -> tuple[Window, dict[str, Any]]:
-    """`measure`, and all that the callers told."""
     with Talker(load.command(), log=logs / "callers.log") as callers:
         meter = _Meter(server.process, callers, [])
         while (heard := callers.hear(load.longest_s))["event"] != "result":
             meter.read()
     if len(meter.ends) != 2:
         raise Trouble(f"{load.party} at {load.face}:{load.callers}: {heard['failed']} failed: {heard['errors']}")
-    return _window(load, heard, meter, pair), heard
+    return _window(load, heard, meter, pair)
 
 
 def _window(load: Load, heard: dict[str, Any], meter: _Meter, pair: int | None) -> Window:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from load.bench.processes import ROOT
+from runners.devices import cores
 
 _PACKAGES = (
     "bentoml", "grpcio", "litserve", "numpy", "open-clip-torch", "pillow", "torch", "torchvision", "uvicorn", "uvloop",
@@ -35,11 +35,6 @@ def facts() -> Mapping[str, object]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "load_average_at_start": psutil.getloadavg()[0],
     }
-
-
-def cores() -> int:
-    """Those this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> tuple[str, frozenset[str]]:

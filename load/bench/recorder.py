@@ -16,7 +16,7 @@ class Recorder:
     Batching servers answer in bursts. Both ends are the first answer of a burst, so that a window
     holds whole batches: a window cut by the clock alone would count up to a batch too many or too few.
     `lead_s` counts from `begun`, and every caller must have been answered once. `refused` counts requests that were
-    bad on purpose and told so, neither answers nor failures; `order` holds the numbers of all that were answered.
+    bad on purpose and told so, neither answers nor failures.
     """
 
     callers: int
@@ -30,7 +30,6 @@ class Recorder:
     refused: int = 0
     errors: list[str] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
 
     @property
     def over(self) -> bool:

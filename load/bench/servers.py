@@ -6,10 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from load.bench.machine import cores
 from load.bench.plan import Face, Party
 from load.bench.processes import PASSIVE, ROOT, Process, await_ready, free_ports
 from load.bench.subjects import Subject
+from runners.devices import cores
 
 BENTOML = (sys.executable, "-m", "bentoml", "serve")
 
@@ -33,7 +33,7 @@ def start_ours(subject: Subject, folder: Path, *, threads: int = 0) -> Server:
     return start_registry(subject.registry(threads), folder)
 
 
-def start_registry(registry: str, folder: Path) -> Server:
+def start_registry(registry: str, folder: Path, *, log_level: str = "info") -> Server:
     """Our service with these models, ready; in the folder of an earlier start it finds what that one left.
 
     Raises Trouble with the end of its log.
@@ -46,6 +46,7 @@ def start_registry(registry: str, folder: Path) -> Server:
         "MODELMORA_HTTP_PORT": str(http_port),
         "MODELMORA_GRPC_PORT": str(grpc_port),
         "MODELMORA_REGISTRY": str(file),
+        "MODELMORA_LOG_LEVEL": log_level,
         "MODELMORA_DATA_DIR": str(_folder(home / "data")),
         "BENTOML_HOME": str(_folder(home / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "True",

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from load.bench import control
 from tests.e2e.callers import call_for, kill_one_engine, kill_one_runner
 from tests.e2e.serving import Server, noop
 from tests.support import wait_until
@@ -82,14 +83,13 @@ async def test_a_killed_api_worker_leaves_no_work_behind_and_comes_back(start_se
     assert set(codes) <= {0, 200}
     assert codes.count(200) > 0
     wait_until(lambda: len(server.workers("modelmora")) == 2, within_s=60, what="the API worker's return")
-    wait_until(lambda: in_flight(server) == 0, within_s=10, what="a runner without work")
+    wait_until(lambda: queued(server) == 0, within_s=10, what="a runner without work")
     assert len(server.engines()) == 1
 
 
-def in_flight(server: Server) -> int:
-    """Items that wait in runners or are computed, as the metrics tell it."""
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    return sum(int(float(line.split()[-1])) for line in lines if line.startswith("modelmora_queue_depth{"))
+def queued(server: Server) -> int:
+    """Items that wait in runners, as the metrics tell it."""
+    return int(control.metric(server.http_port, "modelmora_queue_depth"))
 
 
 @pytest.mark.timeout(120)

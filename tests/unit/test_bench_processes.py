@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from load.bench.processes import ROOT, Process, Talker, Trouble, free_ports
-from tests.support import wait_until
+from tests.support import only_on_linux, wait_until
 
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 WAIT = "import signal; print('up', flush=True); signal.pause()"
@@ -57,12 +57,13 @@ def test_a_server_is_ended_with_workers_that_left_its_session(tmp_path: Path, mo
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_what_was_started_dies_when_the_harness_is_killed(tmp_path: Path) -> None:
+@only_on_linux("elsewhere nobody tells a child that its parent died")
+@pytest.mark.parametrize("before", ["", "child.pause(); "], ids=["running", "paused"])
+def test_what_was_started_dies_when_the_harness_is_killed(before: str, tmp_path: Path) -> None:
     script = (
         "import sys, signal; from pathlib import Path; from load.bench.processes import Process\n"
         f"child = Process([sys.executable, '-c', {WAIT!r}], log=Path({str(tmp_path / 'child.log')!r}))\n"
-        "print(child.popen.pid, flush=True); signal.pause()"
+        f"{before}print(child.popen.pid, flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE) as harness:
         assert harness.stdout is not None
@@ -86,21 +87,6 @@ def test_a_paused_process_can_be_ended(tmp_path: Path) -> None:
     with Process([sys.executable, "-c", WAIT], log=tmp_path / "child.log") as child:
         child.pause()
     assert not psutil.pid_exists(child.popen.pid)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_a_paused_process_dies_with_the_harness_too(tmp_path: Path) -> None:
-    script = (
-        "import sys, signal; from pathlib import Path; from load.bench.processes import Process\n"
-        f"child = Process([sys.executable, '-c', {WAIT!r}], log=Path({str(tmp_path / 'child.log')!r}))\n"
-        "child.pause(); print(child.popen.pid, flush=True); signal.pause()"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE) as harness:
-        assert harness.stdout is not None
-        child = psutil.Process(int(harness.stdout.readline()))
-        harness.kill()
-    gone, _ = psutil.wait_procs([child], timeout=30.0)
-    assert gone == [child]
 
 
 def test_ports_are_distinct() -> None:
