@@ -23,7 +23,7 @@ from modelmora import collector, lifeline
 from modelmora.domain.models import GroupSpec
 from modelmora.errors import ValidationFailed
 from modelmora.settings import Settings
-from runners.engine import Engine
+from runners.process.engine import Engine
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

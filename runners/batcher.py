@@ -20,13 +20,13 @@ from modelmora.domain.outcome import Failed, Ok
 from modelmora.domain.priority import next_turn
 from modelmora.domain.progress import Step
 from modelmora.errors import InternalError, ModelMoraError, Overloaded
-from runners import telemetry
-from runners.compute import Ran, run_batch
-from runners.jobs import Computed, Job, JobQueue, Key
-from runners.lanes import ComputeLanes, Hung, Patience
+from runners.batching.compute import Ran, run_batch
+from runners.batching.jobs import Computed, Job, JobQueue, Key
+from runners.batching.lanes import ComputeLanes, Hung, Patience
+from runners.batching.suspects import Suspects
 from runners.pool import Pool
+from runners.process import telemetry
 from runners.provider import Loaded, Tell
-from runners.suspects import Suspects
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ class Batcher:
     """Accepts jobs and answers each exactly once: with its vector, its error, or its deadline's.
 
     `lanes` is the device: how many cores, how many batches side by side. `on_hang` is called when a forward of jobs
-    does not come back: they have been answered, its lane is lost.
+    does not come back: they have been answered, its thread is lost.
     """
 
     def __init__(

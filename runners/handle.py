@@ -29,12 +29,12 @@ from modelmora.errors import (
 from modelmora.ports import Examination, ModelReport, Warmed, Watch, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import types_pb2
-from runners import wire
-from runners.findings import findings
-from runners.fleet import Fleet, expire
-from runners.link import Link, Open, own_cancellation
+from runners.hop import wire
+from runners.hop.findings import findings
+from runners.hop.fleet import Fleet, expire
+from runners.hop.link import Link, Open, own_cancellation
+from runners.inputs.tokenizer import clip_tokenizer, prepare_text
 from runners.preprocess import prepare_image
-from runners.tokenizer import clip_tokenizer, prepare_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,17 +20,18 @@ from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, Task
 from modelmora.errors import CapabilityMissing, ModelMoraError
 from modelmora.ports import Warmed, WorkerView
 from modelmora.proto import runner_pb2_grpc
-from runners import devices, wire
+from runners import devices
 from runners.batcher import DEFAULT_MAX_BATCH, LANE_ITEMS, Batcher
-from runners.decisions import Deciding, Decisions
-from runners.lanes import Patience
+from runners.batching.lanes import Patience
+from runners.batching.warmup import warm
+from runners.examinations.decisions import Deciding, Decisions
+from runners.examinations.resolver import Resolver
+from runners.hop import wire
+from runners.hop.servicer import RunnerServicer
 from runners.pool import Pool
+from runners.process.watchdog import end_soon
 from runners.provider import Provider
-from runners.resolver import Resolver
-from runners.servicer import RunnerServicer
 from runners.signals import Signal
-from runners.warmup import warm
-from runners.watchdog import end_soon
 
 log = structlog.get_logger(__name__)
 

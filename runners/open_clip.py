@@ -9,11 +9,11 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed
 from runners import precision
-from runners.open_clip_config import describe, read_config
+from runners.networks.open_clip_config import describe, read_config
 from runners.precision import Concrete
 
 if TYPE_CHECKING:
-    from runners.open_clip_network import OpenClip
+    from runners.networks.open_clip_network import OpenClip
     from runners.provider import Tell
 
 
@@ -30,7 +30,7 @@ class OpenClipProvider:
         return describe(spec, read_config(spec, _given(spec, folder)))
 
     def prepare(self) -> None:
-        import runners.open_clip_network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
+        import runners.networks.open_clip_network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
 
     def load(
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
@@ -41,7 +41,7 @@ class OpenClipProvider:
         config = read_config(spec, folder)
         description = describe(spec, config)
 
-        from runners.open_clip_network import load_network  # noqa: PLC0415 - torch, which describing needs not
+        from runners.networks.open_clip_network import load_network  # noqa: PLC0415 - torch, which describing needs not
 
         format_ = precision.permitted(spec, device)
         return load_network(
@@ -54,7 +54,7 @@ class OpenClipProvider:
 
     def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
         """See `precision.Choosable`."""
-        from runners.open_clip_weights import find_weights  # noqa: PLC0415 - torch
+        from runners.networks.open_clip_weights import find_weights  # noqa: PLC0415 - torch
 
         given = _given(spec, folder)
         return (find_weights(spec, given), *sorted(given.glob("open_clip_config.json")))

@@ -16,14 +16,15 @@ import structlog
 from modelmora.domain.models import ModelSpec, State, Task
 from modelmora.errors import InternalError, ModelLoadFailed, ModelMoraError, OutOfMemory
 from modelmora.ports import Footprint, Holding
-from runners import devices, telemetry
-from runners.entry import Entry
-from runners.idleness import Idleness
-from runners.lanes import Hung
-from runners.loader import Loader
-from runners.meters import Meter, meter_of
+from runners import devices
+from runners.batching.lanes import Hung
+from runners.memory.entry import Entry
+from runners.memory.idleness import Idleness
+from runners.memory.loader import Loader
+from runners.memory.meters import Meter, meter_of
+from runners.memory.room import Room
+from runners.process import telemetry
 from runners.provider import Loaded, Provider, Tell
-from runners.room import Room
 
 log = structlog.get_logger(__name__)
 

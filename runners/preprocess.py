@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from modelmora.errors import LimitExceeded
-from runners.pictures import MAX_PIXELS, decode
+from runners.inputs.pictures import MAX_PIXELS, decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from pathlib import Path
 from modelmora.domain.models import Batching, ModelSpec
 from modelmora.errors import ModelMoraError
 from runners.devices import Share
-from runners.meters import Meter, meter_of
+from runners.memory.meters import Meter, meter_of
 from runners.pool import Pool
 from tests.fakes import Clock
 from tests.families import GIB, Family, Gate

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from training.shapes_clip.draw import photograph
 from training.shapes_clip.scenes import FAMILIES, random_claim, stage
 
-FOLDER = Path(__file__).parents[1] / "runners" / "parity_samples" / "pictures"
+FOLDER = Path(__file__).parents[1] / "runners" / "examinations" / "parity_samples" / "pictures"
 DRAWN = 18
 _EXIF_ORIENTATION, _TURNED = 0x0112, 6
 

@@ -29,8 +29,8 @@ from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.reconcile import Reconciler
 from runners.devices import cores
-from runners.fleet import Fleet
 from runners.handle import HandleSettings, RunnerHandle
+from runners.hop.fleet import Fleet
 from wiring import artifacts_of
 from wiring.footprints import FootprintMemory
 from wiring.runner import runner_host

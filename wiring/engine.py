@@ -1,7 +1,7 @@
 """The process that holds a runner worker's models: `python -m wiring.engine GROUP INDEX FOLDER`.
 
-Imports what the group's models need, then forks the engine from itself, again and again; see `runners/zygote.py`.
-Where forking is not safe it is the engine itself.
+Imports what the group's models need, then forks the engine from itself, again and again; see
+`runners/process/zygote.py`. Where forking is not safe it is the engine itself.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from modelmora.domain.models import GroupSpec
 from modelmora.settings import Settings
 from modelmora.telemetry import configure_logging
 from runners import families
-from runners.watchdog import watch_loop
-from runners.zygote import Zygote
+from runners.process.watchdog import watch_loop
+from runners.process.zygote import Zygote
 from wiring.runner import own_share, runner_host
 
 log = structlog.get_logger(__name__)

@@ -14,8 +14,8 @@ from modelmora.domain.outcome import Outcome
 from modelmora.ports import Footprint
 from runners import families
 from runners.devices import Share
-from runners.fleet import Fleet
 from runners.handle import HandleSettings, RunnerHandle
+from runners.hop.fleet import Fleet
 from runners.host import HostSettings, RunnerHost
 from runners.provider import Provider
 from tests.families import Family

@@ -13,7 +13,7 @@ import pytest
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, DeadlineExceeded, DependencyUnavailable, ModelLoadFailed
-from runners.examine import examine
+from runners.examinations.examine import examine
 from runners.precision import Concrete
 from tests.doors.hop import Hop, own
 from tests.fakes import until

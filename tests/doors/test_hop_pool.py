@@ -67,7 +67,7 @@ async def test_a_worker_knows_what_earlier_ones_measured_before_its_first_work(h
 async def test_a_worker_that_nobody_can_tell_anything_is_used_all_the_same(
     hop: Knowing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.link.INFORM_S", 0.05)
+    monkeypatch.setattr("runners.hop.link.INFORM_S", 0.05)
     hop.away.clear()
     await hop.host()
 

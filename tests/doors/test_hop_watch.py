@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from modelmora.proto import runner_pb2 as pb
-from runners.servicer import WATCH_PERIOD_S, RunnerServicer
+from runners.hop.servicer import WATCH_PERIOD_S, RunnerServicer
 from tests.doors.hop import Hop, own
 from tests.fakes import until
 

@@ -15,10 +15,10 @@ from modelmora import collector
 from modelmora.domain.models import Batching, ModelSpec
 from runners import devices, families
 from runners.batcher import Batcher
+from runners.batching.warmup import warm
 from runners.devices import Share
-from runners.meters import HostMeter
+from runners.memory.meters import HostMeter
 from runners.pool import Pool
-from runners.warmup import warm
 
 SPEC = ModelSpec(
     name="tested",

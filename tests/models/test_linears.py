@@ -8,8 +8,8 @@ import pytest
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 
-from runners import linears
-from runners.linears import PackedAttention, PackedLinear, pack, packed_bytes, packing_pays
+from runners.networks import linears
+from runners.networks.linears import PackedAttention, PackedLinear, pack, packed_bytes, packing_pays
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,10 @@ from load.random_weights import write_random
 from modelmora.domain.preprocess import Description, Preprocess
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ValidationFailed
 from runners import devices
+from runners.inputs.tokenizer import prepare_text
+from runners.networks.open_clip_network import OpenClip
 from runners.open_clip import PROVIDER
-from runners.open_clip_network import OpenClip
 from runners.preprocess import prepare_image
-from runners.tokenizer import prepare_text
 from tests.models.conftest import SMALL, cosines, small, spec, stored
 from tests.support import required_in_ci
 

@@ -23,18 +23,18 @@ from modelmora.domain.models import GroupSpec, ModelSpec, Task
 from modelmora.domain.outcome import Ok, Outcome
 from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
 from runners import precision
+from runners.batching.jobs import Computed, Job
 from runners.devices import Share
-from runners.examine import examine
+from runners.examinations.examine import examine
+from runners.examinations.likeness import FOLDER, samples
+from runners.examinations.parity import verify
+from runners.examinations.resolver import Resolver
+from runners.examinations.trial import Pace
 from runners.host import HostSettings, RunnerHost
-from runners.jobs import Computed, Job
-from runners.likeness import FOLDER, samples
+from runners.networks.open_clip_network import OpenClip
 from runners.open_clip import OpenClipProvider
-from runners.open_clip_network import OpenClip
-from runners.parity import verify
 from runners.precision import Concrete
 from runners.provider import Tell
-from runners.resolver import Resolver
-from runners.trial import Pace
 from tests.fakes import until
 from tests.models.conftest import small, spec
 from tests.support import required_in_ci
@@ -463,7 +463,7 @@ async def test_nothing_is_measured_while_work_is_there(bench: Bench, monkeypatch
     await host.pool.load(AUTO)
     monkeypatch.setattr(host.batcher, "busy", lambda: busy)
     looked = asyncio.Event()
-    monkeypatch.setattr("runners.resolver.asyncio.sleep", _noting(looked))
+    monkeypatch.setattr("runners.examinations.resolver.asyncio.sleep", _noting(looked))
     resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01).run())
     await asyncio.wait_for(looked.wait(), 10)
     assert bench.provider.loads == ["auto"]

@@ -23,13 +23,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from load.random_weights import write_random
 from modelmora.domain.models import Task
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory
-from runners import exhaustion
-from runners.attention import MaskedAttention, straighten
-from runners.layers import layers_of, telling
+from runners.networks import exhaustion
+from runners.networks.attention import MaskedAttention, straighten
+from runners.networks.layers import layers_of, telling
+from runners.networks.open_clip_network import OpenClip, use_threads
+from runners.networks.transfer import SideStreams
 from runners.open_clip import PROVIDER
-from runners.open_clip_network import OpenClip, use_threads
 from runners.provider import Tell
-from runners.transfer import SideStreams
 from tests.models.conftest import small, spec
 from tests.support import only_on_linux
 
@@ -462,7 +462,7 @@ def test_a_device_is_waited_for_after_everything_that_loading_asks_of_it(
             waited.append(device)
             ops.asked = False
 
-        monkeypatch.setattr("runners.open_clip_network.settle", settle)
+        monkeypatch.setattr("runners.networks.open_clip_network.settle", settle)
         loaded(folder)
         assert (waited, ops.asked) == (["cpu"], False)
 

@@ -20,9 +20,9 @@ from modelmora.domain.progress import Step
 from modelmora.errors import ModelLoadFailed, Overloaded, ValidationFailed
 from runners import batcher as module
 from runners.batcher import Batcher
+from runners.batching.jobs import Computed, Job
+from runners.batching.lanes import Patience
 from runners.devices import Share
-from runners.jobs import Computed, Job
-from runners.lanes import Patience
 from runners.pool import Pool
 from tests.fakes import until
 from tests.families import Family, row_of

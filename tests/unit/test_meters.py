@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from runners.meters import Bustle, HostMeter, meter_of
+from runners.memory.meters import Bustle, HostMeter, meter_of
 from tests.gpus import pretend
 from tests.support import only_on_linux
 

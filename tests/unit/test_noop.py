@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed
+from runners.inputs.tokenizer import prepare_text
 from runners.noop import PROVIDER, Noop
 from runners.preprocess import prepare_image
-from runners.tokenizer import prepare_text
 from tests.unit.test_preprocess import noise, stored
 
 

@@ -15,8 +15,8 @@ from modelmora.domain.outcome import Ok, Outcome
 from modelmora.errors import ModelLoadFailed
 from modelmora.ports import Footprint
 from runners.batcher import Batcher
-from runners.jobs import Computed, Job
-from runners.lanes import Patience
+from runners.batching.jobs import Computed, Job
+from runners.batching.lanes import Patience
 from tests.fakes import until
 from tests.families import GIB
 from tests.pools import A, B, C, PoolFixture, Taking

@@ -15,8 +15,8 @@ import pytest
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners import precision
-from runners.decisions import Decisions
-from runners.likeness import likeness
+from runners.examinations.decisions import Decisions
+from runners.examinations.likeness import likeness
 from runners.precision import Concrete, Likeness, Measured, choose, native, permitted, supported, verdict
 
 SPEC = ModelSpec(name="m", version="1.0.0", type="embedding", provider="open_clip", source="file:m")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.ports import Footprint
-from runners.sizes import Measured, Sizes
+from runners.memory.sizes import Measured, Sizes
 
 CLIP = ModelSpec(name="clip", version="1.0.0", type="embedding", provider="family", source="bundled:noop")
 FULL: dict[Task, int] = {"embed_text": 4, "embed_image": 4}

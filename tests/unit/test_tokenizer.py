@@ -15,7 +15,7 @@ import pytest
 
 from modelmora.domain.preprocess import TextPreprocess
 from modelmora.errors import DependencyUnavailable, InvalidInput, LimitExceeded, ValidationFailed
-from runners.tokenizer import ClipTokenizer, clip_tokenizer, prepare_text
+from runners.inputs.tokenizer import ClipTokenizer, clip_tokenizer, prepare_text
 
 START, END = 49406, 49407
 CLIP = TextPreprocess(tokenizer="clip-bpe", context_length=77)
@@ -181,7 +181,7 @@ def test_a_vocabulary_that_is_not_clips_is_refused(tmp_path: Path) -> None:
 
 def test_tokenising_needs_no_torch() -> None:
     code = (
-        "import sys; from runners.tokenizer import clip_tokenizer; assert clip_tokenizer().count('a cat') == 4;"
+        "import sys; from runners.inputs.tokenizer import clip_tokenizer; assert clip_tokenizer().count('a cat') == 4;"
         "assert not {'torch', 'open_clip', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ import pytest
 
 from modelmora.errors import ModelLoadFailed, OutOfMemory
 from runners.batcher import Batcher
-from runners.lanes import Hung, Patience
-from runners.trial import AS_ASKED, Taken, take
+from runners.batching.lanes import Hung, Patience
+from runners.examinations.trial import AS_ASKED, Taken, take
 from tests.pools import A, PoolFixture
 
 

@@ -22,10 +22,10 @@ from modelmora.domain.models import GroupSpec, ModelSpec
 from modelmora.domain.outcome import Ok, Outcome
 from modelmora.domain.tuning import Division, Measured, best, divisions, grows, sizes, steady
 from modelmora.errors import DeadlineExceeded, ModelLoadFailed, Overloaded
+from runners.batching.jobs import Computed, Job
 from runners.devices import Share
+from runners.examinations.tuning import Course, tune
 from runners.host import HostSettings, RunnerHost
-from runners.jobs import Computed, Job
-from runners.tuning import Course, tune
 from tests.fakes import until
 from tests.families import GIB, Family, Gate
 from tests.gpus import FakeCuda, pretend

@@ -8,7 +8,7 @@ import pytest
 
 from modelmora.errors import ModelLoadFailed
 from runners.batcher import Batcher
-from runners.warmup import buckets, warm
+from runners.batching.warmup import buckets, warm
 from tests.fakes import until
 from tests.families import GIB
 from tests.pools import A, PoolFixture

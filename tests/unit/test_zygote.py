@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from runners.zygote import LONGEST_PAUSE_S, pause_s
+from runners.process.zygote import LONGEST_PAUSE_S, pause_s
 from tests.support import wait_until
 
 WORKER = """
 import os, signal, sys, time
 from modelmora.telemetry import configure_logging
-from runners.zygote import Zygote
+from runners.process.zygote import Zygote
 
 configure_logging("info", "json")
 
@@ -90,7 +90,7 @@ def test_asked_to_end_it_asks_the_worker_and_waits_for_it(zygote: subprocess.Pop
 FLEETING = """
 import os, signal
 from modelmora.telemetry import configure_logging
-from runners.zygote import Zygote
+from runners.process.zygote import Zygote
 
 configure_logging("info", "json")
 

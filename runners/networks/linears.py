@@ -18,7 +18,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.nn.functional import linear
 
-from runners.attention import mix, plain
+from runners.networks.attention import mix, plain
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from modelmora.domain.tuning import Division, Measured
 from modelmora.errors import DeadlineExceeded, OutOfMemory, Overloaded
 from runners import devices
 from runners.host import lanes_of
-from runners.meters import Meter, meter_of
+from runners.memory.meters import Meter, meter_of
 from runners.provider import Loaded
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ def examination(what: str) -> Examination:
     """Raises CapabilityMissing naming those there are."""
     match what:
         case "verify":
-            from runners.parity import verify  # noqa: PLC0415 - here and below: only who examines needs it
+            from runners.examinations.parity import verify  # noqa: PLC0415 - here and below: only who examines needs it
 
             return verify
         case "tune":
-            from runners.tuning import tune  # noqa: PLC0415
+            from runners.examinations.tuning import tune  # noqa: PLC0415
 
             return tune
     raise CapabilityMissing(f"no examination {what!r}; there are verify and tune", field="what", found=what)

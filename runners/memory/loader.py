@@ -13,10 +13,10 @@ import structlog
 
 from modelmora.domain.models import ModelSpec, Task
 from runners import devices
-from runners.entry import Entry
-from runners.meters import Bustle, Meter
+from runners.memory.entry import Entry
+from runners.memory.meters import Bustle, Meter
+from runners.memory.sizes import Measured, Sizes, guess
 from runners.provider import Loaded, Provider
-from runners.sizes import Measured, Sizes, guess
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from modelmora.domain.outcome import Failed
 from modelmora.errors import DeadlineExceeded, DependencyUnavailable, InternalError
 from modelmora.ports import Footprint, WorkerView
 from modelmora.telemetry import forget
-from runners.link import Link, Open, close_all
+from runners.hop.link import Link, Open, close_all
 
 log = structlog.get_logger(__name__)
 

@@ -12,10 +12,10 @@ import numpy as np
 from modelmora.domain.models import Task
 from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed
+from runners.inputs.tokenizer import prepare_text
 from runners.precision import Likeness
 from runners.preprocess import prepare_image
 from runners.provider import Loaded
-from runners.tokenizer import prepare_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ import structlog
 
 from modelmora.domain.memory import evictions
 from modelmora.errors import OutOfMemory
-from runners import telemetry
 from runners.devices import Share
-from runners.entry import Entry
+from runners.memory.entry import Entry
+from runners.process import telemetry
 from runners.signals import Signal
 
 log = structlog.get_logger(__name__)

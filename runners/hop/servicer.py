@@ -20,9 +20,9 @@ from modelmora.errors import CapabilityMissing, InternalError, ModelMoraError
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
 from modelmora.wire import error_to_wire
-from runners import wire
-from runners.examine import examine
-from runners.jobs import Computed, Job
+from runners.batching.jobs import Computed, Job
+from runners.examinations.examine import examine
+from runners.hop import wire
 
 if TYPE_CHECKING:
     from runners.host import RunnerHost

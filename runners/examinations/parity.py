@@ -15,10 +15,10 @@ from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
 from modelmora.ports import Footprint
 from runners import devices
-from runners.likeness import inputs, likeness, samples
+from runners.examinations.likeness import inputs, likeness, samples
+from runners.examinations.trial import AS_ASKED, Pace, Taken, batches, take, time_batches
 from runners.precision import BYTES, GATE, Choosable, Concrete, Measured, choose, verdict
 from runners.provider import Loaded
-from runners.trial import AS_ASKED, Pace, Taken, batches, take, time_batches
 
 if TYPE_CHECKING:
     from runners.host import RunnerHost

@@ -18,7 +18,7 @@ from modelmora.domain.progress import Stage, Step
 from modelmora.ports import Footprint, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
-from runners import wire
+from runners.hop import wire
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 
 from modelmora.domain.memory import idle
-from runners.entry import Entry
+from runners.memory.entry import Entry
 from runners.signals import Signal
 
 

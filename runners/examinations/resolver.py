@@ -87,8 +87,8 @@ class Resolver:
         return key if decisions.stored(key) is None else None
 
     async def _measure(self, spec: ModelSpec) -> None:
-        from runners.parity import verify  # noqa: PLC0415 - brings the decoders of pictures and texts
-        from runners.trial import Pace  # noqa: PLC0415 - as above
+        from runners.examinations.parity import verify  # noqa: PLC0415 - brings the decoders of pictures and texts
+        from runners.examinations.trial import Pace  # noqa: PLC0415 - as above
 
         until = time.monotonic() + self._patience_s
 

@@ -18,14 +18,14 @@ from torch.nn.functional import normalize
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed, ValidationFailed
-from runners import exhaustion
-from runners.attention import straighten
-from runners.layers import telling
-from runners.linears import pack, packed_bytes
-from runners.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
-from runners.open_clip_weights import Uninitialised, find_weights, put_weights, read_weights
+from runners.networks import exhaustion
+from runners.networks.attention import straighten
+from runners.networks.layers import telling
+from runners.networks.linears import pack, packed_bytes
+from runners.networks.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
+from runners.networks.open_clip_weights import Uninitialised, find_weights, put_weights, read_weights
+from runners.networks.transfer import Transfer, settle, transfer_to
 from runners.precision import Concrete
-from runners.transfer import Transfer, settle, transfer_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

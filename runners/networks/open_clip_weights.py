@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed
-from runners.mapped import SafetensorsDamaged, map_safetensors
+from runners.networks.mapped import SafetensorsDamaged, map_safetensors
 from runners.provider import Tell
 
 SAFETENSORS = "open_clip_model.safetensors"

@@ -14,8 +14,8 @@ from modelmora.domain.models import ModelSpec
 from modelmora.errors import DeadlineExceeded, DependencyUnavailable
 from modelmora.ports import Examination
 from modelmora.proto import runner_pb2 as pb
-from runners import wire
-from runners.link import Link, own_cancellation
+from runners.hop import wire
+from runners.hop.link import Link, own_cancellation
 
 
 async def findings(

@@ -12,8 +12,8 @@ import numpy as np
 
 from modelmora.domain.models import Task
 from modelmora.errors import ModelLoadFailed, ModelMoraError
-from runners.lanes import Hung
-from runners.likeness import Inputs
+from runners.batching.lanes import Hung
+from runners.examinations.likeness import Inputs
 from runners.precision import Concrete
 from runners.provider import Loaded
 

@@ -1,0 +1,1 @@
+"""What the batcher puts together: items, lanes, one batch."""

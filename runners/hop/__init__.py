@@ -1,0 +1,1 @@
+"""Between an API worker and the runner workers: discovery, links, messages."""

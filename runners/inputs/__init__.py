@@ -1,0 +1,1 @@
+"""Pictures and texts made into what a network takes, without torch."""

@@ -1,0 +1,1 @@
+"""What the pool puts together: entries, footprints, room, idleness."""

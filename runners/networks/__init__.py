@@ -1,0 +1,1 @@
+"""What runs the networks: torch, weights, devices' streams."""
