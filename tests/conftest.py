@@ -1,6 +1,8 @@
-"""Which tiers of tests run: the slow one where CI=true or asked for, the nightly one only when asked for."""
+"""Which tiers run (slow where CI=true or asked for, nightly only when asked for); logs and signals of all tests."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 import structlog
@@ -9,6 +11,9 @@ from tests.support import CI
 
 # Plain lines to standard output, where pytest collects them; the default's tracebacks take seconds each.
 structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer()])
+
+# A shell that starts the run in the background has SIGINT ignored, and every process of a test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
