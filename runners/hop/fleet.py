@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import grpc
 import structlog
 
 from modelmora.domain.models import ModelSpec, State
 from modelmora.domain.outcome import Failed
 from modelmora.errors import DeadlineExceeded, DependencyUnavailable, InternalError
 from modelmora.ports import Footprint, WorkerView
+from modelmora.proto import runner_pb2 as pb
 from modelmora.telemetry import forget
 from runners.hop.link import Link, Open, close_all
 
@@ -29,6 +31,15 @@ WANTED_S = 0.1
 
 SHUN_S = 0.5
 """A socket that just failed is not tried again for so long: its process may be dead and not yet reaped."""
+
+
+SPREAD_ITEMS = 32
+"""So many open items at the worker of a model justify another worker that holds it."""
+
+SPREAD_S = 5.0
+"""Between two attempts at that."""
+
+SPREAD_LOAD_S = 600.0
 
 
 class Fleet:
@@ -53,6 +64,7 @@ class Fleet:
         self._look = asyncio.Event()
         self.changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._spreading: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Begins to look for workers."""
@@ -60,8 +72,9 @@ class Fleet:
 
     async def close(self) -> None:
         """Closes all links; what is still open is answered `dependency_unavailable`."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, *self._spreading.values()):
+            if task is not None:
+                task.cancel()
         links, self._links = list(self._links.values()), {}
         items = [item for link in links for item in link.open.values()] + list(self._waiting.values())
         for item in items:
@@ -88,6 +101,8 @@ class Fleet:
             self._look.set()
         else:
             link.send(item)
+            if len(link.open) >= SPREAD_ITEMS and item.work.model not in self._spreading:
+                self._spread(link, item)
 
     def leave(self, item: Open) -> None:
         """The caller is gone."""
@@ -129,6 +144,21 @@ class Fleet:
     def _choose(self, group: str, model: str) -> Link | None:
         """The least loaded worker that holds the model, else one that is about to, else the most roomy one."""
         return min(self.links(group), key=lambda link: _distance(link, model), default=None)
+
+    def _spread(self, link: Link, item: Open) -> None:
+        """Lets one more worker load the item's model, where it has room without making another model go.
+
+        No item waits for that: work goes there once the model is loaded.
+        """
+        model = item.work.model
+        held = link.view.holdings.get(model) if link.view else None
+        if held is None or held.state != "loaded":
+            return
+        others = [each for each in self.links(item.group) if _could_help(each, model, held.bytes)]
+        if others:
+            task = asyncio.create_task(_bring(min(others, key=lambda each: len(each.open)), model))
+            self._spreading[model] = task
+            task.add_done_callback(lambda _: self._spreading.pop(model, None))
 
     async def _discover(self) -> None:
         while True:
@@ -200,6 +230,26 @@ def _distance(link: Link, model: str) -> tuple[int, int, int]:
         return 1, outstanding, 0
     room = link.view.budget_bytes - link.view.held_bytes if link.view else 0
     return 2, -room, outstanding
+
+
+def _could_help(link: Link, model: str, size: int) -> bool:
+    """Whether the worker is less busy and would hold the model beside what it has."""
+    view = link.view
+    if view is None or len(link.open) >= SPREAD_ITEMS:
+        return False
+    held = view.holdings.get(model)
+    if held is not None and held.state not in ("unloaded", "failed"):
+        return False
+    return not view.budget_bytes or view.budget_bytes - view.held_bytes >= size
+
+
+async def _bring(link: Link, model: str) -> None:
+    """Asks the worker to load the model; that it cannot is in its own log."""
+    log.info("model_spreads", model=model, worker=link.socket.stem)
+    request = pb.ModelRequest(model=model, timeout_ms=SPREAD_LOAD_S * 1e3)
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await link.stub.Load(request, timeout=SPREAD_LOAD_S)
+    await asyncio.sleep(SPREAD_S)
 
 
 def _sweep(socket: Path) -> None:

@@ -96,7 +96,7 @@ class Room:
     def _older(self, entry: Entry) -> list[str]:
         """Those on its device that were used less recently and stay, being in use or pinned."""
         before = takewhile(lambda e: e is not entry, self._entries.values())
-        return [e.spec.key for e in before if e.bytes and e.device == entry.device]
+        return [e.spec.key for e in before if e.loaded is not None and e.device == entry.device]
 
     async def _let_go(self, entry: Entry, *, need: int, free: int) -> None:
         spec, size = entry.spec, entry.bytes
