@@ -13,6 +13,9 @@ from runners.signals import Signal
 
 T = TypeVar("T")
 
+QUIET_S = 20.0
+"""So long everybody else waits for a batch that is to be alone; one that hangs must not stop the others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -45,7 +48,8 @@ class ComputeLanes:
         self._busy = 0
         self._computing = 0
         self._running = 0
-        self._quiet = asyncio.Lock()
+        self._quiet = False
+        self._turn = asyncio.Lock()
         self.freed = Signal()
 
     @property
@@ -79,7 +83,7 @@ class ComputeLanes:
 
     async def run(self, work: Callable[[], T], *, predicted_s: float) -> T:
         """In a thread; raises what the work raises, and Hung when it does not come back."""
-        while self._quiet.locked():
+        while self._quiet:
             await self.freed.wait(1.0)
         self._running += 1
         try:
@@ -89,14 +93,19 @@ class ComputeLanes:
             self.freed.set()
 
     async def run_in_quiet(self, work: Callable[[], T]) -> T:
-        """The same while nothing else computes: what runs is waited for, what comes waits."""
-        try:
-            async with self._quiet:
-                while self._running:
-                    await self.freed.wait(1.0)
-                return await self._in_thread(work, self._patience.of(0.0))
-        finally:
-            self.freed.set()
+        """The same while nothing else computes: what runs is waited for, what comes waits, but for QUIET_S at most."""
+        now = asyncio.get_running_loop().time
+        async with self._turn:
+            until, self._quiet = now() + QUIET_S, True
+            try:
+                while self._running and now() < until:
+                    await self.freed.wait(until - now())
+                running = asyncio.create_task(self._in_thread(work, self._patience.of(0.0)))
+                await asyncio.wait({running}, timeout=max(0.0, until - now()))
+            finally:
+                self._quiet = False
+                self.freed.set()
+            return await running
 
     async def _in_thread(self, work: Callable[[], T], patience: float) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)

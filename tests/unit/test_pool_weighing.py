@@ -15,6 +15,7 @@ from modelmora.domain.outcome import Ok, Outcome
 from modelmora.errors import ModelLoadFailed
 from modelmora.ports import Footprint
 from runners.batcher import Batcher
+from runners.batching import lanes
 from runners.batching.jobs import Computed, Job
 from runners.batching.lanes import Patience
 from tests.fakes import until
@@ -123,3 +124,35 @@ async def test_a_full_batch_that_hangs_fails_the_load_and_costs_no_lane(its: Fix
     assert isinstance(await its.ask(b"b", B), Ok)
     assert its.hung == 0
     stuck.open()
+
+
+async def test_others_wait_for_a_full_batch_only_for_a_while(its: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "QUIET_S", 0.2)
+    await its.load(A)
+    hanging, its.family.running = its.family.running, Taking(its)
+    stuck = its.family.running
+    stuck.close()
+    loading = asyncio.create_task(its.pool.load(B))
+    await until(stuck.reached.is_set)
+    its.family.running = hanging
+
+    async with asyncio.timeout(5):
+        assert isinstance(await its.ask(b"a", A), Ok)
+    assert not loading.done()
+    stuck.open()
+    await loading
+
+
+async def test_what_runs_is_waited_for_only_for_a_while(its: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "QUIET_S", 0.2)
+    await its.load(A)
+    hanging = its.family.running
+    hanging.close()
+    busy = its.ask(b"busy", A)
+    await until(hanging.reached.is_set)
+    its.family.running = Taking(its)
+
+    async with asyncio.timeout(5):
+        await its.load(B)
+    hanging.open()
+    assert isinstance(await busy, Ok)
