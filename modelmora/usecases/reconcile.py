@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import ModelRef, ModelSpec
 from modelmora.errors import RETRYABLE, ModelMoraError, NotFound
-from modelmora.ports import Desire, DesiredModels, ModelHost, WorkerView
+from modelmora.ports import Desire, DesiredModels, ModelHost, Wanted, WorkerView
 
 log = structlog.get_logger(__name__)
 
@@ -20,17 +20,22 @@ CHANGE_S = 600.0
 
 
 def pending(
-    desires: Sequence[Desire], workers: Sequence[WorkerView], applied: set[tuple[str, str, int]]
+    desires: Sequence[Desire],
+    workers: Sequence[WorkerView],
+    applied: set[tuple[str, str, int]],
+    known: Collection[str] = (),
 ) -> list[tuple[Desire, list[str]]]:
     """The wishes that some worker has not seen yet, with those workers.
 
-    A worker sees each generation of a wish once: what it evicts afterwards for want of room stays out.
+    A worker sees each generation of a wish once: what it evicts afterwards for want of room stays out. An unload has
+    reached the `known` workers, those that were there before the wish, by the call that made it: where the model is
+    loaded now, somebody has asked for it since.
     """
     todo = []
     for desire in desires:
         model = f"{desire.name}@{desire.version}"
         unseen = [w for w in workers if (w.worker, model, desire.generation) not in applied]
-        lagging = [w.worker for w in unseen if _loaded(w, model) != (desire.wanted == "loaded")]
+        lagging = [w.worker for w in unseen if _lags(w, model, desire.wanted, known)]
         applied.update((w.worker, model, desire.generation) for w in unseen)
         if lagging:
             todo.append((desire, lagging))
@@ -45,6 +50,7 @@ class Reconciler:
         self._desired = desired
         self._host = host
         self._applied: set[tuple[str, str, int]] = set()
+        self._known: set[str] = set()
 
     async def run(self) -> None:
         """For ever; a store that is away is asked again."""
@@ -58,7 +64,9 @@ class Reconciler:
     async def once(self) -> None:
         """One look at wishes and workers, and the changes that follow."""
         workers = [w for w in self._host.workers() if w.ready]
-        for desire, lagging in pending(await self._desired.all(), workers, self._applied):
+        todo = pending(await self._desired.all(), workers, self._applied, self._known)
+        self._known = {w.worker for w in workers}
+        for desire, lagging in todo:
             spec = self._spec(desire)
             if spec is not None and any(w.worker in lagging and w.group == spec.group for w in workers):
                 await self._fulfil(desire, spec, lagging)
@@ -72,12 +80,19 @@ class Reconciler:
             log.warning("wish_failed", model=spec.name, version=spec.version, code=error.code, detail=error.detail)
             if error.code in RETRYABLE:
                 self._applied -= {(worker, spec.key, desire.generation) for worker in lagging}
+                self._known -= set(lagging)
 
     def _spec(self, desire: Desire) -> ModelSpec | None:
         try:
             return self._catalogue.get(ModelRef(desire.name, desire.version))
         except NotFound:  # declared once, no longer
             return None
+
+
+def _lags(view: WorkerView, model: str, wanted: Wanted, known: Collection[str]) -> bool:
+    if wanted == "unloaded" and view.worker in known:
+        return False
+    return _loaded(view, model) != (wanted == "loaded")
 
 
 def _loaded(view: WorkerView, model: str) -> bool:

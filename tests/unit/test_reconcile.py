@@ -64,11 +64,34 @@ async def test_a_wish_is_carried_out_once() -> None:
 
     for _ in range(3):
         await its.once()
+
+    assert world.host.changes == [("load", VIT.key)]
+
+
+async def test_a_model_that_is_asked_for_after_an_unload_stays_and_a_new_worker_unloads_it() -> None:
+    world = World()
+    its = reconciler(world)
+    world.host.views = [worker("w1", holding(VIT))]
+    await its.once()
+    await world.desires.set("vit", VIT.version, "unloaded")
+    await its.once()
+    assert world.host.changes == []
+
+    world.host.views.append(worker("w2", holding(VIT)))
+    for _ in range(3):
+        await its.once()
+    assert world.host.changes == [("unload", VIT.key)]
+
+
+async def test_an_unload_that_fails_on_a_new_worker_is_tried_again() -> None:
+    world = World()
+    its = reconciler(world)
+    world.host.views = [worker("w1", holding(VIT))]
+    world.host.troubles[VIT.key] = DependencyUnavailable("away")
     await world.desires.set("vit", VIT.version, "unloaded")
     for _ in range(3):
         await its.once()
-
-    assert world.host.changes == [("load", VIT.key), ("unload", VIT.key)]
+    assert world.host.changes == [("unload", VIT.key)] * 3
 
 
 async def test_a_worker_that_is_not_ready_yet_waits_for_its_turn() -> None:
