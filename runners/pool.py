@@ -52,7 +52,6 @@ class Pool:
         self._locate = locate
         self._on_change = on_change
         self._clock = clock
-        self._threads = share.threads
         self._run_in_quiet: RunInQuiet | None = None
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._loader = Loader(providers, share=share, meters=meters, on_learnt=self._learnt)
@@ -233,16 +232,12 @@ class Pool:
             return
         for task, items in self._loader.sizes.of(entry.spec, entry.device).unknown.items():
             try:
-                await self._run_in_quiet(partial(self._run_full, entry, loaded, task, items))
+                await self._run_in_quiet(partial(self._loader.run_full, entry, loaded, task, items))
             except Hung:
                 raise
             except Exception as cause:  # its batches will say so too
                 log.warning("model_not_weighed", model=entry.spec.name, version=entry.spec.version, why=str(cause))
         entry.bytes = self._loader.sizes.of(entry.spec, entry.device).bytes
-
-    def _run_full(self, entry: Entry, loaded: Loaded, task: Task, items: int) -> None:
-        with self._loader.measuring(entry, task, items):
-            loaded.run(task, [loaded.sample(task)] * items, threads=self._threads)
 
     async def _reserve(self, entry: Entry, folder: Path | None) -> bool:
         """Room for what the model is known to take; for one that was never seen, for what its files suggest."""

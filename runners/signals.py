@@ -20,8 +20,8 @@ class Signal:
         """The next change from now on: for those who look first and wait then, and must miss none between."""
         return self._event
 
-    async def wait(self, seconds: float) -> None:
-        """Until the next change, `seconds` at most."""
+    async def wait(self, seconds: float | None, change: asyncio.Event | None = None) -> None:
+        """Until the next change, or `change` that `next` gave before, `seconds` at most (None: for ever)."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._event.wait()
+                await (change or self._event).wait()

@@ -32,7 +32,6 @@ WANTED_S = 0.1
 SHUN_S = 0.5
 """A socket that just failed is not tried again for so long: its process may be dead and not yet reaped."""
 
-
 SPREAD_ITEMS = 32
 """So many open items at the worker of a model justify another worker that holds it."""
 
@@ -40,6 +39,7 @@ SPREAD_S = 5.0
 """Between two attempts at that."""
 
 SPREAD_LOAD_S = 600.0
+"""The longest such a load may take."""
 
 
 class Fleet:

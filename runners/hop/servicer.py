@@ -57,9 +57,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
             while True:
                 changed = self._host.changed.next()
                 yield wire.view_to_wire(self._host.view())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(WATCH_PERIOD_S):
-                        await changed.wait()
+                await self._host.changed.wait(WATCH_PERIOD_S, changed)
 
     async def Infer(
         self, request_iterator: AsyncIterator[pb.InferRequest], context: Context

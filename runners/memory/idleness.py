@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 
 from modelmora.domain.memory import idle
@@ -50,6 +49,4 @@ class Idleness:
             for model in due:
                 await self._unload(self._entries[model])
             if not due:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if ask_at is None else ask_at - self._clock()):
-                        await appeared.wait()
+                await self._appeared.wait(None if ask_at is None else ask_at - self._clock(), appeared)

@@ -110,6 +110,11 @@ class Loader:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
                     loop.call_soon_threadsafe(self._learn, entry, device, batch)
 
+    def run_full(self, entry: Entry, loaded: Loaded, task: Task, items: int) -> None:
+        """A batch of so many samples on all threads, measured; raises what the model does."""
+        with self.measuring(entry, task, items):
+            loaded.run(task, [loaded.sample(task)] * items, threads=self._share.threads)
+
     def shutdown(self) -> None:
         """Ends the thread once it is done with what it has."""
         self._thread.shutdown(wait=False)
