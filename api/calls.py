@@ -11,7 +11,7 @@ from typing import Literal
 
 from modelmora.domain.inference import Call, Priority
 from modelmora.errors import ValidationFailed
-from modelmora.usecases.embed import Limits
+from modelmora.usecases.admission import Limits
 
 REQUEST_ID = "x-request-id"
 TIMEOUT = "x-modelmora-timeout-ms"

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
+from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed, ModelLoading
 from modelmora.ports import Fetch
 from registry.hub import Hub, Repository
 
-FAMILIES_WITHOUT_FILES = frozenset({"noop"})
+
+@dataclass(frozen=True, slots=True)
+class FamilyFiles:
+    """What a family takes: files at all, and which of a hub's repository (None: nothing comes from there)."""
+
+    needed: bool = True
+    layout: Layout | None = None
 
 
 class LocalArtifacts:
     """The port `Artifacts` over folders: the bundle's, the operator's, and a cache of the hub's files."""
 
-    def __init__(self, bundled: Path, cache: Path, *, endpoint: str | None = None) -> None:
+    def __init__(
+        self, bundled: Path, cache: Path, *, files: Callable[[str], FamilyFiles], endpoint: str | None = None
+    ) -> None:
+        """`files` says what the models of a provider take; `endpoint` is another hub than the public one."""
         self._bundled = bundled
+        self._files = files
         self._hub = Hub(cache, endpoint=endpoint)
 
     def locate(self, model: ModelSpec) -> Path | None:
         """See the port; looks at files only, never at the network."""
         scheme, _, rest = model.source.partition(":")
         match scheme:
-            case _ if model.provider in FAMILIES_WITHOUT_FILES:
+            case _ if not self._files(model.provider).needed:
                 return None
             case "bundled":
                 return self._folder(model, self._bundled / rest)
@@ -44,7 +56,7 @@ class LocalArtifacts:
         try:
             folder = self.locate(model)
         except ModelLoading:
-            async with aclosing(self._download(Repository.of(model))) as steps:
+            async with aclosing(self._download(self._repository(model))) as steps:
                 async for step in steps:
                     licence = step.licence
                     yield step
@@ -76,13 +88,16 @@ class LocalArtifacts:
             download.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     def _from_hub(self, model: ModelSpec) -> Path:
-        folder = self._hub.locate(Repository.of(model))
+        folder = self._hub.locate(self._repository(model))
         if folder is None:
             raise ModelLoading(
                 f"{model.key}: its files are not on this machine yet; `modelmora pull {model.name}` fetches them",
                 retry_after_s=10.0,
             )
         return folder
+
+    def _repository(self, model: ModelSpec) -> Repository:
+        return Repository.of(model, self._files(model.provider).layout)
 
     @staticmethod
     def _folder(model: ModelSpec, folder: Path) -> Path:

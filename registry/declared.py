@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
 from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.models import Batching, GroupSpec, ModelSpec
+from modelmora.domain.models import MODEL_TYPES, Batching, GroupSpec, ModelSpec
 from modelmora.errors import Fault, ValidationFailed
 from registry.faults import RegistryError, Wrong, nearest, of_shape, shown
 from registry.lines import Document, Place, read
-from registry.schema import DeclaredGroup, DeclaredModel, DeclaredRegistry, Provider, in_bytes, in_seconds
+from registry.schema import DeclaredGroup, DeclaredModel, DeclaredRegistry, in_bytes, in_seconds
 
-__all__ = ["PROVIDERS", "RegistryError", "load"]
+__all__ = ["Families", "RegistryError", "load"]
 
-PROVIDERS: tuple[str, ...] = get_args(Provider)
 DEFAULT_GROUP = "default"
 
 Entries: TypeAlias = Sequence[tuple[Place, dict[str, Any]]]
 """The models as they stand in the file, each with its place."""
 
 
-def load(path: Path, *, providers: Collection[str] = PROVIDERS) -> Catalogue:
-    """The catalogue that the file declares; `providers` are the model families that can be run.
+@dataclass(frozen=True, slots=True)
+class Families:
+    """The model families that can be run, and the types of model that each serves."""
+
+    names: Collection[str]
+    serves: Callable[[str], Collection[str]]
+
+
+def load(path: Path, *, families: Families | None = None) -> Catalogue:
+    """The catalogue that the file declares; without `families` nothing is said of its providers.
 
     A `file:` source that is relative starts at the file's folder. Raises RegistryError with every
     fault there is.
@@ -35,7 +43,7 @@ def load(path: Path, *, providers: Collection[str] = PROVIDERS) -> Catalogue:
     if document.value is None and not faults:
         faults = [_fault(f"{path.name}:1: the file is empty; it takes a mapping with version, groups and models")]
     if not faults:
-        faults = [wrong.as_fault(path.name, document) for wrong in _everything_wrong(document, providers)]
+        faults = [wrong.as_fault(path.name, document) for wrong in _everything_wrong(document, families)]
     if faults:
         raise RegistryError(faults)
     return _catalogue(DeclaredRegistry.model_validate(document.value), path.parent)
@@ -56,9 +64,9 @@ def _fault(detail: str) -> Fault:
     return Fault(ValidationFailed.code, detail, field="registry")
 
 
-def _everything_wrong(document: Document, providers: Collection[str]) -> list[Wrong]:
+def _everything_wrong(document: Document, families: Families | None) -> list[Wrong]:
     """The faults in the order of the file, one for each place."""
-    wrong = list(_between_fields(document, providers))
+    wrong = list(_between_fields(document, families))
     try:
         DeclaredRegistry.model_validate(document.value)
     except ValidationError as error:
@@ -69,7 +77,7 @@ def _everything_wrong(document: Document, providers: Collection[str]) -> list[Wr
     return sorted(first.values(), key=lambda each: document.line(each.place))
 
 
-def _between_fields(document: Document, providers: Collection[str]) -> Iterator[Wrong]:
+def _between_fields(document: Document, families: Families | None) -> Iterator[Wrong]:
     """What no single field can tell; reads the file as it is, however wrong its shape."""
     value = document.value if isinstance(document.value, dict) else {}
     groups, models = value.get("groups"), value.get("models")
@@ -78,12 +86,22 @@ def _between_fields(document: Document, providers: Collection[str]) -> Iterator[
         (("models", i), m) for i, m in enumerate(models if isinstance(models, list) else ()) if isinstance(m, dict)
     ]
     for place, model in entries:
-        yield from _unknown(
-            (*place, "provider"), model.get("provider"), sorted(providers), "a model family that can be run"
-        )
+        if families is not None:
+            yield from _not_run(families, place, model)
         yield from _unknown((*place, "group"), model.get("group"), list(dict.fromkeys(names)), "a group under `groups`")
     yield from _twice(document, entries)
     yield from _several_defaults(document, entries)
+
+
+def _not_run(families: Families, place: Place, model: dict[str, Any]) -> Iterator[Wrong]:
+    """A family that there is not, or that serves no models of this type."""
+    provider, type_ = model.get("provider"), model.get("type")
+    yield from _unknown((*place, "provider"), provider, sorted(families.names), "a model family that can be run")
+    if provider in families.names and type_ in MODEL_TYPES:
+        serves = sorted(families.serves(str(provider)))
+        if type_ not in serves:
+            takes = f"what provider {provider} serves: {' or '.join(serves)}"
+            yield Wrong(place=(*place, "type"), found=shown(type_), takes=takes)
 
 
 def _unknown(place: Place, word: object, known: Collection[str], what: str) -> Iterator[Wrong]:

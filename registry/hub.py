@@ -10,39 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import DependencyUnavailable, ModelLoadFailed, ModelMoraError
 from modelmora.ports import Fetch
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
-
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.model",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What a model family needs of a repository; of `weights` the first one there is."""
-
-    config: str
-    weights: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-
-LAYOUTS = {
-    "open_clip": Layout(
-        "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), TOKENIZER
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +29,12 @@ class Repository:
     layout: Layout
 
     @classmethod
-    def of(cls, model: ModelSpec) -> Repository:
-        """The repository of a `hub:` model; raises ModelLoadFailed for a family that has no layout."""
+    def of(cls, model: ModelSpec, layout: Layout | None) -> Repository:
+        """The repository of a `hub:` model; raises ModelLoadFailed for a family that takes nothing from there."""
         name, _, revision = model.source.removeprefix("hub:").partition("@")
-        layout = LAYOUTS.get(model.provider)
         if layout is None:
-            known = ", ".join(LAYOUTS)
-            raise ModelLoadFailed(f"{model.key}: only models of {known} come from the hub; use `source: file:PATH`")
+            said = f"models of provider {model.provider} do not come from the hub; use `source: file:PATH`"
+            raise ModelLoadFailed(f"{model.key}: {said}", field="source")
         return cls(model, name, revision or "main", layout)
 
 

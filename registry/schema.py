@@ -12,14 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from modelmora.domain.models import GROUP_PATTERN, NAME_PATTERN, SEMVER_PATTERN, Engine, ModelType, Precision
 
-Provider = Literal["open_clip", "dinov2", "sam", "classifier", "onnx", "tensorflow", "noop"]
-
 SOURCE_PATTERN = (
     rf"(bundled:{NAME_PATTERN}|hub:[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?"
     r"|file:[^\n]+|object:[0-9a-f]{64})"
 )
 MEMORY_PATTERN = r"[0-9]+(\.[0-9]+)? ?([KMGT]i?B|B)"
 DURATION_PATTERN = r"[0-9]+(\.[0-9]+)? ?(ms|s|m|h|d)"
+PROVIDER_PATTERN = r"[a-z][a-z0-9_]{0,30}"
 DEVICE_PATTERN = r"(auto|cpu|mps|cuda(:[0-9]+)?)"
 
 _UNITS = {
@@ -88,7 +87,10 @@ class DeclaredModel(Declared):
     name: Name = takes("a name of a-z 0-9 . _ - that starts with a letter or digit, up to 64 characters")
     version: Annotated[str, _text(SEMVER_PATTERN)] = takes("a semantic version such as 1.0.0")
     type: ModelType = takes("embedding, segmentation, classification or tensor")
-    provider: Provider = takes("a model family: open_clip, dinov2, sam, classifier, onnx, tensorflow or noop")
+    provider: Annotated[str, _text(PROVIDER_PATTERN)] = takes(
+        "a model family: the name of a file in runners/, such as open_clip",
+        examples=["open_clip", "dinov2", "sam", "classifier", "onnx", "tensorflow"],
+    )
     source: Annotated[str, _text(SOURCE_PATTERN)] = takes(
         "bundled:NAME, hub:ORGANISATION/NAME (optionally @REVISION), file:PATH or object:SHA256"
     )

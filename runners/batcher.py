@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -24,13 +24,11 @@ from runners.batching.compute import Ran, run_batch
 from runners.batching.jobs import Computed, Job, JobQueue, Key
 from runners.batching.lanes import ComputeLanes, Hung, Patience
 from runners.batching.suspects import Suspects
+from runners.capabilities import Given, forward
+from runners.payload import Payload, rows_of
 from runners.pool import Pool
 from runners.process import telemetry
 from runners.provider import Loaded, Tell
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -78,7 +76,7 @@ class Batcher:
         """Queues the job; a full queue or a closed batcher answers at once."""
         if self._closed:
             return job.finish(Failed(_leaving()))
-        job.alone = job.alone or self._suspects.known(job.spec.key, job.array)
+        job.alone = job.alone or self._suspects.known(job.spec.key, job.payload)
         queue = self._queue(job)
         if queue.waiting() >= job.spec.batching.queue:
             telemetry.count_overload(job.spec, job.task)
@@ -92,23 +90,23 @@ class Batcher:
         self,
         loaded: Loaded,
         task: Task,
-        batch: Sequence[NDArray[np.generic]],
+        batch: Sequence[Payload],
         *,
         spec: ModelSpec | None = None,
         threads: int = 0,
         clock: Callable[[], float] = time.perf_counter,
-    ) -> tuple[NDArray[np.float32], float]:
-        """One batch outside the queues, on a lane of its own (`threads` 0: all cores): its rows and its seconds.
+    ) -> tuple[Given, float]:
+        """One batch outside the queues, on a lane of its own (`threads` 0: all cores): what it gave and its seconds.
 
         Its memory counts into the footprint of `spec` (None: into nobody's). Raises what the model does, and Hung, for
         which the worker is not replaced: a default that hangs in its warm-up would end one worker after the other.
         """
 
-        def work() -> tuple[NDArray[np.float32], float]:
-            with self._pool.measuring(spec, task, len(batch)):
+        def work() -> tuple[Given, float]:
+            with self._pool.measuring(spec, task, sum(map(rows_of, batch))):
                 started = clock()
-                rows = loaded.run(task, batch, threads=threads or self._lanes.cores)
-                return rows, clock() - started
+                given = forward(loaded, task, batch, threads=threads or self._lanes.cores)
+                return given, clock() - started
 
         await self._lanes.when_free()
         if self._closed:
@@ -147,10 +145,16 @@ class Batcher:
     def _queue(self, job: Job) -> JobQueue:
         queue = self._queues.get(job.key)
         if queue is None:
-            size = job.spec.batching.max_batch or DEFAULT_MAX_BATCH
-            size = 1 if job.alone else min(size, self._fits.get(job.key, size))
-            queue = self._queues[job.key] = JobQueue(job.spec, max_batch=size)
+            queue = self._queues[job.key] = JobQueue(job.spec, max_batch=1)
+            self._size(job.key, queue)
         return queue
+
+    def _size(self, key: Key, queue: JobQueue) -> None:
+        """How large its batches may be: as the model says once it is here, until then as it is declared."""
+        loaded = self._pool.peek(queue.spec)
+        declared = queue.spec.batching.max_batch or DEFAULT_MAX_BATCH
+        size = declared if loaded is None else loaded.description.max_batch
+        queue.max_batch = 1 if key[3] else min(size, self._fits.get(key, size))
 
     def _full(self, queue: JobQueue) -> Overloaded:
         batches = queue.waiting() / queue.max_batch
@@ -247,21 +251,20 @@ class Batcher:
         tell = _teller(jobs)
         if any(job.wary for job in jobs):
             await asyncio.sleep(WARY_S)
-        started = time.monotonic()
-        arrays = [job.array for job in jobs]
-        work = partial(self._forward, queue, loaded, key[1], arrays, threads=threads, tell=tell)
+        rows, started = sum(job.rows for job in jobs), time.monotonic()
+        work = partial(self._forward, queue, loaded, key[1], [job.payload for job in jobs], threads=threads, tell=tell)
         try:
-            ran = await self._lanes.run(work, predicted_s=queue.predict(len(jobs), threads))
+            ran = await self._lanes.run(work, predicted_s=queue.predict(rows, threads))
         except Hung as hung:
             return self._hung(queue, jobs, hung.seconds)
         spent = time.monotonic() - started
-        queue.learn(len(jobs), threads, spent)
+        queue.learn(rows, threads, spent)
         self._learn(key, queue, jobs, ran)
-        telemetry.count_batch(queue.spec, key[1], items=len(jobs), seconds=spent, extra=ran.extra)
+        telemetry.count_batch(queue.spec, key[1], items=rows, seconds=spent, extra=ran.extra)
         for job, outcome in zip(jobs, ran.outcomes, strict=True):
             match outcome:
-                case Ok(vector):
-                    job.finish(Ok(Computed(vector, (started - job.since) * 1e3, spent * 1e3)))
+                case Ok(body):
+                    job.finish(Ok(Computed(body, (started - job.since) * 1e3, spent * 1e3)))
                 case Failed():
                     job.finish(outcome)
 
@@ -270,18 +273,18 @@ class Batcher:
         queue: JobQueue,
         loaded: Loaded,
         task: Task,
-        arrays: Sequence[NDArray[np.generic]],
+        batch: Sequence[Payload],
         *,
         threads: int,
         tell: Tell | None,
     ) -> Ran:
         """In a lane's thread."""
-        with self._pool.measuring(queue.spec, task, len(arrays)):
-            return run_batch(loaded, task, arrays, threads=threads, tell=tell)
+        with self._pool.measuring(queue.spec, task, sum(map(rows_of, batch))):
+            return run_batch(loaded, task, batch, threads=threads, tell=tell)
 
     def _learn(self, key: Key, queue: JobQueue, jobs: Sequence[Job], ran: Ran) -> None:
         for index in ran.culprits:
-            self._suspects.add(queue.spec.key, jobs[index].array)
+            self._suspects.add(queue.spec.key, jobs[index].payload)
         if ran.fits is not None:
             telemetry.count_halving(queue.spec, key[1])
             queue.max_batch = self._fits[key] = min(ran.fits, queue.max_batch)
@@ -309,6 +312,7 @@ class Batcher:
 
         try:
             async with self._pool.lease(queue.spec, tell=told):
+                self._size(key, queue)
                 self._pump_soon()
                 while self._about_to_begin(queue):
                     await self._lanes.freed.wait(1.0)

@@ -30,7 +30,7 @@ from runners.hop import wire
 from runners.hop.servicer import RunnerServicer
 from runners.pool import Pool
 from runners.process.watchdog import end_soon
-from runners.provider import Provider
+from runners.provider import AnyProvider
 from runners.signals import Signal
 
 log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class RunnerHost:
         self,
         settings: HostSettings,
         catalogue: Catalogue,
-        providers: Callable[[str], Provider],
+        providers: Callable[[str], AnyProvider],
         locate: Callable[[ModelSpec], Path | None],
     ) -> None:
         self._settings = settings
@@ -147,7 +147,7 @@ class RunnerHost:
         """What this worker may use of the machine."""
         return self._settings.share
 
-    def provider(self, spec: ModelSpec) -> Provider:
+    def provider(self, spec: ModelSpec) -> AnyProvider:
         """The family of a model."""
         return self._providers(spec.provider)
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.preprocess import Description, Preprocess, TextPreprocess
+from modelmora.domain.preprocess import Preprocess, TextPreprocess
 from modelmora.errors import ModelLoadFailed
-from runners.provider import Tell, refuse_unknown
+from runners.provider import Embeds, Provider, Tell, refuse_unknown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class Noop:
         """The UTF-8 itself; nothing is too long."""
         return np.frombuffer(text.encode(), dtype=np.uint8)
 
-    def run(
+    def embed(
         self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
     ) -> NDArray[np.float32]:
         contents = [item.tobytes() for item in batch]
@@ -81,6 +82,12 @@ class NoopProvider:
 
     def tasks(self) -> frozenset[Task]:
         return frozenset({"embed_text", "embed_image"})
+
+    def layout(self) -> None:
+        return None
+
+    def needs_files(self) -> bool:
+        return False
 
     def describe(self, spec: ModelSpec, folder: Path | None) -> Description:
         config = _config(spec)
@@ -125,4 +132,4 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
     return config
 
 
-PROVIDER = NoopProvider()
+PROVIDER: Provider[Embeds] = NoopProvider()

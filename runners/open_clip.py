@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelmora.domain.description import Description
+from modelmora.domain.layout import TOKENIZER, Layout
 from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed
 from runners import precision
 from runners.networks.open_clip_config import describe, read_config
 from runners.precision import Concrete
+from runners.provider import Embeds, Provider, Tell
 
 if TYPE_CHECKING:
     from runners.networks.open_clip_network import OpenClip
-    from runners.provider import Tell
 
 
 class OpenClipProvider:
@@ -25,6 +26,14 @@ class OpenClipProvider:
 
     def tasks(self) -> frozenset[Task]:
         return frozenset({"embed_image", "embed_text"})
+
+    def layout(self) -> Layout:
+        return Layout(
+            "open_clip_config.json", ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), TOKENIZER
+        )
+
+    def needs_files(self) -> bool:
+        return True
 
     def describe(self, spec: ModelSpec, folder: Path | None) -> Description:
         return describe(spec, read_config(spec, _given(spec, folder)))
@@ -71,4 +80,4 @@ def _refuse_engine(spec: ModelSpec) -> None:
         raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} is not available yet; use torch", field="engine")
 
 
-PROVIDER = OpenClipProvider()
+PROVIDER: Provider[Embeds] = OpenClipProvider()

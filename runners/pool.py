@@ -24,7 +24,7 @@ from runners.memory.loader import Loader
 from runners.memory.meters import Meter, meter_of
 from runners.memory.room import Room
 from runners.process import telemetry
-from runners.provider import Loaded, Provider, Tell
+from runners.provider import AnyProvider, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Pool:
 
     def __init__(
         self,
-        providers: Callable[[str], Provider],
+        providers: Callable[[str], AnyProvider],
         locate: Callable[[ModelSpec], Path | None],
         *,
         share: devices.Share,

@@ -18,8 +18,9 @@ from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.progress import Step
 from modelmora.errors import ModelMoraError
 from modelmora.ports import Desire, Examination, Fetch, Holding, Hook, ModelReport, Wanted, Watch, WorkerView
+from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
-from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
 from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
@@ -294,7 +295,8 @@ class World:
         return Models(CATALOGUE, CatalogueTraffic(), self.host, self.desires, self.artifacts)
 
     def embed(self) -> Embed:
-        return Embed(CatalogueTraffic(), self.embedder, limits=self.limits, hooks=self.hooks, clock=self.clock)
+        admission = Admission(CatalogueTraffic(), limits=self.limits, hooks=self.hooks, clock=self.clock)
+        return Embed(admission, self.embedder)
 
     def health(self) -> Health:
         return Health(self.host, self.models(), checks=self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.preprocess import Description, TextPreprocess
+from modelmora.domain.preprocess import TextPreprocess
 from modelmora.errors import OutOfMemory
 from runners.provider import Tell
 
@@ -75,6 +76,12 @@ class Family:
     def tasks(self) -> frozenset[Task]:
         return frozenset({"embed_text"})
 
+    def layout(self) -> None:
+        return None
+
+    def needs_files(self) -> bool:
+        return False
+
     def prepare(self) -> None:
         """Nothing to import."""
 
@@ -118,7 +125,7 @@ class Model:
     def tokenize(self, text: str, *, truncate: bool) -> NDArray[np.generic]:
         return np.frombuffer(text.encode(), np.uint8)
 
-    def run(
+    def embed(
         self, task: Task, batch: Sequence[NDArray[Any]], *, threads: int = 0, tell: Tell | None = None
     ) -> NDArray[np.float32]:
         contents = [item.tobytes() for item in batch]

@@ -11,16 +11,22 @@ from pathlib import Path
 from modelmora.domain.catalogue import Catalogue
 from modelmora.settings import Settings
 from registry import declared
-from registry.artifacts import LocalArtifacts
+from registry.artifacts import FamilyFiles, LocalArtifacts
 from runners import families
 
 
 def load_catalogue(settings: Settings) -> Catalogue:
     """The declared models; raises RegistryError with every fault in the file."""
-    return declared.load(settings.registry, providers=families.available())
+    known = declared.Families(families.available(), families.serves)
+    return declared.load(settings.registry, families=known)
 
 
 def artifacts_of(settings: Settings) -> LocalArtifacts:
     """The files of models: the bundle's, the operator's, the hub's cache below the data folder."""
     bundled = Path(declared.__file__).parent / "bundled"
-    return LocalArtifacts(bundled, settings.data_dir / "models")
+    return LocalArtifacts(bundled, settings.data_dir / "models", files=_files)
+
+
+def _files(provider: str) -> FamilyFiles:
+    family = families.provider(provider)
+    return FamilyFiles(needed=family.needs_files(), layout=family.layout())

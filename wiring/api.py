@@ -21,16 +21,19 @@ from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
 from modelmora.errors import ModelMoraError
 from modelmora.settings import Settings
 from modelmora.telemetry import count_inference
+from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
-from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
 from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.reconcile import Reconciler
 from runners.devices import cores
-from runners.handle import HandleSettings, RunnerHandle
+from runners.handle import RunnerHandle
+from runners.hop.errands import Errands, HandleSettings
 from runners.hop.fleet import Fleet
+from runners.inference import RunnerInference
 from wiring import artifacts_of
 from wiring.footprints import FootprintMemory
 from wiring.runner import runner_host
@@ -132,14 +135,15 @@ class ApiWorker:
         database = await Database.open(settings.database.url)
         stack.push_async_callback(database.close)
         footprints = FootprintMemory(database.footprints, database.leases, catalogue)
-        handle = await self._runners(stack, footprints)
+        handle, inference = await self._runners(stack, footprints)
         traffic, limits = CurrentVersions(catalogue), limits_of(settings)
         models = Models(catalogue, traffic, handle, database.desired, artifacts_of(settings))
         health = Health(handle, models, checks={"database": database.ping})
         reconciler = Reconciler(catalogue, database.desired, handle)
         _spawn(stack, reconciler.run())
         _spawn(stack, footprints.keep(handle.workers))
-        embed = Embed(traffic, handle, limits=limits, hooks=[count_inference])
+        admission = Admission(traffic, limits=limits, hooks=[count_inference])
+        embed = Embed(admission, inference)
         return Application(
             embed=embed,
             embed_stream=EmbedStream(embed, limits=limits),
@@ -150,7 +154,9 @@ class ApiWorker:
             version=__version__,
         )
 
-    async def _runners(self, stack: contextlib.AsyncExitStack, footprints: FootprintMemory) -> RunnerHandle:
+    async def _runners(
+        self, stack: contextlib.AsyncExitStack, footprints: FootprintMemory
+    ) -> tuple[RunnerHandle, RunnerInference]:
         directories = dict(self.directories)
         for group in self.catalogue.groups:
             if group.name not in directories:
@@ -163,10 +169,11 @@ class ApiWorker:
             max_text_chars=self.settings.limits.text_chars,
         )
         wanted = {g.name: g.workers if g.name in self.directories else 1 for g in self.catalogue.groups}
-        handle = RunnerHandle(fleet, wanted, settings)
+        handle, errands = RunnerHandle(fleet, wanted), Errands(fleet, settings)
         await fleet.start()
         stack.push_async_callback(handle.close)
-        return handle
+        stack.callback(errands.close)
+        return handle, RunnerInference(errands)
 
     async def _host_here(self, stack: contextlib.AsyncExitStack, group: GroupSpec) -> Path:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelmora-")))

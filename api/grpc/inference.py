@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
+import grpc
+
 from api import calls, render
 from api.grpc.statuses import Context, answer
 from modelmora.domain.inference import Call, Content, Embedded, Image, Text
@@ -19,7 +21,23 @@ from modelmora.usecases.embed_watched import Watched
 from modelmora.wire import error_to_wire
 
 
-class InferenceServicer(inference_pb2_grpc.ModelInferenceServicer):
+class NotYet(inference_pb2_grpc.ModelInferenceServicer):
+    """What is declared and not served yet."""
+
+    async def Segment(self, request: pb.SegmentRequest, context: Context) -> None:  # type: ignore[override]
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served yet")
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served yet")
+
+    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served yet")
+
+    async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served yet")
+
+
+class InferenceServicer(NotYet):
     """The inference half of the gRPC face."""
 
     def __init__(self, application: Application) -> None:

@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from modelmora.domain.outcome import Ok, Outcome
 from modelmora.errors import InvalidInput, LimitExceeded, UnsupportedMedia
-from modelmora.usecases.embed import too_large
+from modelmora.usecases.admission import too_large
 
 FIELDS = 64
 FIELD_BYTES = 4_096

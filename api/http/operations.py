@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-_VECTOR = {
+VECTOR = {
     "description": "float32, L2-normalised: a list, or base64 of the little-endian bytes",
     "oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}],
 }
-_FAULT = {
+FAULT = {
     "type": "object",
     "required": ["code", "detail"],
     "properties": {k: {"type": "string"} for k in ("code", "detail", "field", "found", "expected")},
 }
-_PROBLEM = {
+PROBLEM = {
     "description": "RFC 9457 problem; `code` is stable",
     "content": {
         "application/problem+json": {
@@ -22,7 +22,7 @@ _PROBLEM = {
                 "properties": {
                     **{k: {"type": "string"} for k in ("type", "title", "detail", "code", "request_id")},
                     "status": {"type": "integer"},
-                    "errors": {"type": "array", "items": _FAULT},
+                    "errors": {"type": "array", "items": FAULT},
                 },
             }
         }
@@ -39,15 +39,15 @@ _ITEMS = {
             "items": {
                 "type": "object",
                 "required": ["index"],
-                "properties": {"index": {"type": "integer"}, "embedding": _VECTOR, "error": _FAULT},
+                "properties": {"index": {"type": "integer"}, "embedding": VECTOR, "error": FAULT},
             },
         },
     },
 }
-_NDJSON = "application/x-ndjson"
-_MODEL = {"type": "string", "description": "`name` or `name@version`; the default embedding model when absent"}
-_ENCODING = {"type": "string", "enum": ["float", "base64"], "default": "float"}
-_PARAMETERS = [
+NDJSON = "application/x-ndjson"
+MODEL = {"type": "string", "description": "`name` or `name@version`; the default embedding model when absent"}
+ENCODING = {"type": "string", "enum": ["float", "base64"], "default": "float"}
+PARAMETERS = [
     {
         "name": "x-modelmora-timeout-ms",
         "in": "header",
@@ -62,7 +62,7 @@ _PARAMETERS = [
 ]
 
 
-def _operation(
+def operation(
     summary: str,
     tag: str,
     answer: dict[str, Any],
@@ -75,16 +75,16 @@ def _operation(
         "tags": [tag],
         "responses": {
             "200": {"description": "OK", "content": {media: {"schema": answer}}},
-            "4XX": _PROBLEM,
-            "5XX": _PROBLEM,
+            "4XX": PROBLEM,
+            "5XX": PROBLEM,
         },
     }
     if body is not None:
-        operation |= {"parameters": _PARAMETERS, "requestBody": {"required": True, "content": body}}
+        operation |= {"parameters": PARAMETERS, "requestBody": {"required": True, "content": body}}
     return operation
 
 
-EMBED_IMAGE = _operation(
+EMBED_IMAGE = operation(
     "Embed pictures: one outcome per file, same order",
     "inference",
     _ITEMS,
@@ -95,15 +95,15 @@ EMBED_IMAGE = _operation(
                 "required": ["files"],
                 "properties": {
                     "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    "model": _MODEL,
-                    "encoding_format": _ENCODING,
+                    "model": MODEL,
+                    "encoding_format": ENCODING,
                 },
             }
         },
         "image/*": {"schema": {"type": "string", "format": "binary"}},
     },
 )
-EMBED_TEXT = _operation(
+EMBED_TEXT = operation(
     "Embed texts: one outcome per text, same order",
     "inference",
     _ITEMS,
@@ -114,15 +114,15 @@ EMBED_TEXT = _operation(
                 "required": ["texts"],
                 "properties": {
                     "texts": {"type": "array", "items": {"type": "string", "maxLength": 2000}},
-                    "model": _MODEL,
+                    "model": MODEL,
                     "truncate": {"type": "boolean", "default": False},
-                    "encoding_format": _ENCODING,
+                    "encoding_format": ENCODING,
                 },
             }
         }
     },
 )
-_TIMING = {"type": "string", "description": "of this item's stages, as in the Server-Timing header of other answers"}
+TIMING = {"type": "string", "description": "of this item's stages, as in the Server-Timing header of other answers"}
 _BATCH_LINE = {
     "description": "a line of JSON for each file as it completes; the last line is `done`, or `error` of the whole",
     "oneOf": [
@@ -132,9 +132,9 @@ _BATCH_LINE = {
             "properties": {
                 "index": {"type": "integer"},
                 **{k: {"type": "string"} for k in ("filename", "model", "version")},
-                "embedding": _VECTOR,
-                "server_timing": _TIMING,
-                "error": _FAULT,
+                "embedding": VECTOR,
+                "server_timing": TIMING,
+                "error": FAULT,
             },
         },
         {
@@ -142,10 +142,10 @@ _BATCH_LINE = {
             "required": ["done", "items", "failed"],
             "properties": {"done": {"const": True}, "items": {"type": "integer"}, "failed": {"type": "integer"}},
         },
-        {"type": "object", "required": ["error"], "properties": {"error": _FAULT}},
+        {"type": "object", "required": ["error"], "properties": {"error": FAULT}},
     ],
 }
-EMBED_BATCH = _operation(
+EMBED_BATCH = operation(
     "Embed any number of pictures in one request: lines of JSON, each as it completes, while the body still arrives",
     "inference",
     _BATCH_LINE,
@@ -156,16 +156,16 @@ EMBED_BATCH = _operation(
                 "required": ["files"],
                 "description": "The fields come before the files, or stand in the query",
                 "properties": {
-                    "model": _MODEL,
-                    "encoding_format": _ENCODING,
+                    "model": MODEL,
+                    "encoding_format": ENCODING,
                     "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                 },
             }
         }
     },
-    media=_NDJSON,
+    media=NDJSON,
 )
-EMBED_STREAM = _operation(
+EMBED_STREAM = operation(
     "Embed one picture or text and be told how far it is: lines of JSON, the last one with the vector",
     "inference",
     {
@@ -176,12 +176,12 @@ EMBED_STREAM = _operation(
             "percent": {"type": "number", "minimum": 0, "maximum": 100},
             "done": {"type": "integer", "description": "of `total`: bytes loaded, layers computed, items preprocessed"},
             "total": {"type": "integer", "description": "0: not known"},
-            "embedding": _VECTOR,
-            "server_timing": _TIMING,
+            "embedding": VECTOR,
+            "server_timing": TIMING,
             "dimension": {"type": "integer"},
             "model": {"type": "string"},
             "version": {"type": "string"},
-            "error": _FAULT,
+            "error": FAULT,
         },
     },
     {
@@ -191,9 +191,9 @@ EMBED_STREAM = _operation(
                 "required": ["text"],
                 "properties": {
                     "text": {"type": "string", "maxLength": 2000},
-                    "model": _MODEL,
+                    "model": MODEL,
                     "truncate": {"type": "boolean", "default": False},
-                    "encoding_format": _ENCODING,
+                    "encoding_format": ENCODING,
                 },
             }
         },
@@ -203,16 +203,16 @@ EMBED_STREAM = _operation(
                 "required": ["files"],
                 "properties": {
                     "files": {"type": "string", "format": "binary"},
-                    "model": _MODEL,
-                    "encoding_format": _ENCODING,
+                    "model": MODEL,
+                    "encoding_format": ENCODING,
                 },
             }
         },
         "image/*": {"schema": {"type": "string", "format": "binary"}},
     },
-    media=_NDJSON,
+    media=NDJSON,
 )
-OPENAI_EMBEDDINGS = _operation(
+OPENAI_EMBEDDINGS = operation(
     "OpenAI-compatible embeddings of texts and pictures",
     "openai",
     {
@@ -234,9 +234,9 @@ OPENAI_EMBEDDINGS = _operation(
                         "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
                         "description": "Texts; a data URI is a picture",
                     },
-                    "model": _MODEL,
+                    "model": MODEL,
                     "modality": {"type": "string", "enum": ["text", "image"], "default": "text"},
-                    "encoding_format": _ENCODING,
+                    "encoding_format": ENCODING,
                     "dimensions": {"type": "integer"},
                     "truncate": {"type": "boolean", "default": False},
                     "partial": {"type": "boolean", "default": False},
@@ -245,7 +245,7 @@ OPENAI_EMBEDDINGS = _operation(
         }
     },
 )
-LIST_OPENAI_MODELS = _operation(
+LIST_OPENAI_MODELS = operation(
     "The servable models, OpenAI style, the default first",
     "openai",
     {"type": "object", "properties": {"object": {"const": "list"}, "data": {"type": "array"}}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Outcome
@@ -64,6 +64,13 @@ class Timings:
     inference_ms: float = 0.0
 
 
+class Timed(Protocol):
+    """A result that says what it cost."""
+
+    @property
+    def timings(self) -> Timings: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """One embedding and what it cost."""
@@ -82,4 +89,4 @@ class Inference:
     task: Task
     items: int
     total_ms: float
-    outcomes: Sequence[Outcome[Embedded]] = field(repr=False)
+    outcomes: Sequence[Outcome[Timed]] = field(repr=False)

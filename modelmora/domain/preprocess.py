@@ -13,10 +13,12 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 class Preprocess:
     """From a picture to uint8 pixels, and what the device does with them afterwards.
 
-    `resize` scales the shortest side to `size` (then the centre is cropped), the longest (then the
-    rest is padded with `fill`), or both (`exact`, aspect not kept). `height` and `width` are the
-    result's; `mean` and `std` are in units of 0..1 and applied on the device.
-    Semantics: open_clip/transform.py, `image_transform_v2` (is_train=False).
+    `resize` scales the shortest side (then the centre is cropped), the longest (then the rest is padded
+    with `fill`, unless `pad` is false), or both (`exact`, aspect not kept). `height` and `width` are the
+    result's; `shortest` is what the shortest side is scaled to before the crop, 0: as the result's.
+    `mean` and `std` are in units of 0..1 and applied on the device.
+    Semantics: open_clip/transform.py, `image_transform_v2` (is_train=False); of `shortest` transformers' image
+    processors; without `pad` segment_anything/utils/transforms.py, `ResizeLongestSide`.
     """
 
     resize: Resize
@@ -24,6 +26,8 @@ class Preprocess:
     width: int
     interpolation: Interpolation = "bicubic"
     fill: int = 0
+    shortest: int = 0
+    pad: bool = True
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -38,14 +42,3 @@ class TextPreprocess:
 
     tokenizer: Literal["clip-bpe", "runner", "bytes"]
     context_length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What a runner says of a model before it is asked to run it."""
-
-    model: str
-    dimension: int
-    image: Preprocess | None = None
-    text: TextPreprocess | None = None
-    max_batch: int = 16

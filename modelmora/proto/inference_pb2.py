@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from modelmora.proto import types_pb2 as modelmora_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelmora/proto/inference.proto\x12\x0cmodelmora.v1\x1a\x1bmodelmora/proto/types.proto\"V\n\x10\x45mbeddingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\"c\n\x11\x45mbeddingResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\"\x8c\x01\n\x0f\x45mbeddingResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12)\n\tembedding\x18\x03 \x01(\x0b\x32\x14.modelmora.v1.VectorH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x42\t\n\x07outcome\"R\n\x0c\x42\x61tchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\";\n\rBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.modelmora.v1.BatchResult\"s\n\x0b\x42\x61tchResult\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x15\n\rserver_timing\x18\x04 \x01(\t\"\xc5\x01\n\x11\x45mbeddingProgress\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12-\n\x06result\x18\x06 \x01(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x15\n\rserver_timing\x18\t \x01(\t2\x92\x02\n\x0eModelInference\x12T\n\x11GenerateEmbedding\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingResponse\x12L\n\rGenerateBatch\x12\x1a.modelmora.v1.BatchRequest\x1a\x1b.modelmora.v1.BatchResponse(\x01\x30\x01\x12\\\n\x17GenerateEmbeddingStream\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingProgress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmodelmora/proto/inference.proto\x12\x0cmodelmora.v1\x1a\x1bmodelmora/proto/types.proto\"V\n\x10\x45mbeddingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\"c\n\x11\x45mbeddingResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\"\x8c\x01\n\x0f\x45mbeddingResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12)\n\tembedding\x18\x03 \x01(\x0b\x32\x14.modelmora.v1.VectorH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x42\t\n\x07outcome\"R\n\x0c\x42\x61tchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x10\n\x08truncate\x18\x03 \x01(\x08\";\n\rBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.modelmora.v1.BatchResult\"s\n\x0b\x42\x61tchResult\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x15\n\rserver_timing\x18\x04 \x01(\t\"\xc5\x01\n\x11\x45mbeddingProgress\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\r\n\x05total\x18\x05 \x01(\x04\x12-\n\x06result\x18\x06 \x01(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x15\n\rserver_timing\x18\t \x01(\t\"1\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x12\n\nbackground\x18\x03 \x01(\x08\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"}\n\x06Prompt\x12\n\n\x02id\x18\x01 \x01(\t\x12#\n\x06points\x18\x02 \x03(\x0b\x32\x13.modelmora.v1.Point\x12\x1e\n\x03\x62ox\x18\x03 \x01(\x0b\x32\x11.modelmora.v1.Box\x12\"\n\x04mask\x18\x04 \x01(\x0b\x32\x14.modelmora.v1.Vector\"a\n\nEverything\x12\x17\n\x0fpoints_per_side\x18\x01 \x01(\r\x12\x11\n\tmin_score\x18\x02 \x01(\x01\x12\x15\n\rmin_stability\x18\x03 \x01(\x01\x12\x10\n\x08min_area\x18\x04 \x01(\r\"\xe3\x01\n\x0eSegmentRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12%\n\x07prompts\x18\x03 \x03(\x0b\x32\x14.modelmora.v1.Prompt\x12,\n\neverything\x18\x04 \x01(\x0b\x32\x18.modelmora.v1.Everything\x12\x16\n\tmultimask\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12(\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x18.modelmora.v1.MaskFormat\x12\x0e\n\x06logits\x18\x07 \x01(\x08\x42\x0c\n\n_multimask\"\x8a\x01\n\x04Mask\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x11\n\tstability\x18\x03 \x01(\x01\x12\x0c\n\x04\x61rea\x18\x04 \x01(\x04\x12\x1e\n\x03\x62ox\x18\x05 \x01(\x0b\x32\x11.modelmora.v1.Box\x12$\n\x06logits\x18\x06 \x01(\x0b\x32\x14.modelmora.v1.Vector\"\xcd\x01\n\x0fSegmentResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12!\n\x05masks\x18\x03 \x03(\x0b\x32\x12.modelmora.v1.Mask\x12&\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.modelmora.v1.ItemError\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05width\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x15\n\rserver_timing\x18\t \x01(\t\"\x88\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\ttemplates\x18\x04 \x03(\t\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x11\n\tthreshold\x18\x06 \x01(\x01\"4\n\x05\x43lass\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\"/\n\x07\x43lasses\x12$\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x13.modelmora.v1.Class\"\x8a\x01\n\x0e\x43lassifyResult\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12(\n\x07\x63lasses\x18\x03 \x01(\x0b\x32\x15.modelmora.v1.ClassesH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x42\t\n\x07outcome\"a\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\x07results\x18\x03 \x03(\x0b\x32\x1c.modelmora.v1.ClassifyResult\"A\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.modelmora.v1.Vector\"[\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.modelmora.v1.NamedTensor\x12\x0f\n\x07outputs\x18\x03 \x03(\t\"]\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x07outputs\x18\x03 \x03(\x0b\x32\x19.modelmora.v1.NamedTensor\"C\n\x0e\x43ompareRequest\x12\x0e\n\x06models\x18\x01 \x03(\t\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.modelmora.v1.Item\"\xe9\x01\n\nComparison\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.modelmora.v1.EmbeddingResult\x12\x11\n\tdimension\x18\x04 \x01(\r\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x15\n\rserver_timing\x18\x06 \x01(\t\x12*\n\x0csimilarities\x18\x07 \x01(\x0b\x32\x14.modelmora.v1.Vector\x12&\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x17.modelmora.v1.ItemError\"@\n\x0f\x43ompareResponse\x12-\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x18.modelmora.v1.Comparison*j\n\nMaskFormat\x12\x1b\n\x17MASK_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0fMASK_FORMAT_RLE\x10\x01\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x02\x12\x15\n\x11MASK_FORMAT_BYTES\x10\x03\x32\xb7\x04\n\x0eModelInference\x12T\n\x11GenerateEmbedding\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingResponse\x12L\n\rGenerateBatch\x12\x1a.modelmora.v1.BatchRequest\x1a\x1b.modelmora.v1.BatchResponse(\x01\x30\x01\x12\\\n\x17GenerateEmbeddingStream\x12\x1e.modelmora.v1.EmbeddingRequest\x1a\x1f.modelmora.v1.EmbeddingProgress0\x01\x12H\n\x07Segment\x12\x1c.modelmora.v1.SegmentRequest\x1a\x1d.modelmora.v1.SegmentResponse0\x01\x12I\n\x08\x43lassify\x12\x1d.modelmora.v1.ClassifyRequest\x1a\x1e.modelmora.v1.ClassifyResponse\x12\x46\n\x07Predict\x12\x1c.modelmora.v1.PredictRequest\x1a\x1d.modelmora.v1.PredictResponse\x12\x46\n\x07\x43ompare\x12\x1c.modelmora.v1.CompareRequest\x1a\x1d.modelmora.v1.CompareResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelmora.proto.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MASKFORMAT']._serialized_start=2901
+  _globals['_MASKFORMAT']._serialized_end=3007
   _globals['_EMBEDDINGREQUEST']._serialized_start=78
   _globals['_EMBEDDINGREQUEST']._serialized_end=164
   _globals['_EMBEDDINGRESPONSE']._serialized_start=166
@@ -46,6 +48,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHRESULT']._serialized_end=670
   _globals['_EMBEDDINGPROGRESS']._serialized_start=673
   _globals['_EMBEDDINGPROGRESS']._serialized_end=870
-  _globals['_MODELINFERENCE']._serialized_start=873
-  _globals['_MODELINFERENCE']._serialized_end=1147
+  _globals['_POINT']._serialized_start=872
+  _globals['_POINT']._serialized_end=921
+  _globals['_BOX']._serialized_start=923
+  _globals['_BOX']._serialized_end=986
+  _globals['_PROMPT']._serialized_start=988
+  _globals['_PROMPT']._serialized_end=1113
+  _globals['_EVERYTHING']._serialized_start=1115
+  _globals['_EVERYTHING']._serialized_end=1212
+  _globals['_SEGMENTREQUEST']._serialized_start=1215
+  _globals['_SEGMENTREQUEST']._serialized_end=1442
+  _globals['_MASK']._serialized_start=1445
+  _globals['_MASK']._serialized_end=1583
+  _globals['_SEGMENTRESPONSE']._serialized_start=1586
+  _globals['_SEGMENTRESPONSE']._serialized_end=1791
+  _globals['_CLASSIFYREQUEST']._serialized_start=1794
+  _globals['_CLASSIFYREQUEST']._serialized_end=1930
+  _globals['_CLASS']._serialized_start=1932
+  _globals['_CLASS']._serialized_end=1984
+  _globals['_CLASSES']._serialized_start=1986
+  _globals['_CLASSES']._serialized_end=2033
+  _globals['_CLASSIFYRESULT']._serialized_start=2036
+  _globals['_CLASSIFYRESULT']._serialized_end=2174
+  _globals['_CLASSIFYRESPONSE']._serialized_start=2176
+  _globals['_CLASSIFYRESPONSE']._serialized_end=2273
+  _globals['_NAMEDTENSOR']._serialized_start=2275
+  _globals['_NAMEDTENSOR']._serialized_end=2340
+  _globals['_PREDICTREQUEST']._serialized_start=2342
+  _globals['_PREDICTREQUEST']._serialized_end=2433
+  _globals['_PREDICTRESPONSE']._serialized_start=2435
+  _globals['_PREDICTRESPONSE']._serialized_end=2528
+  _globals['_COMPAREREQUEST']._serialized_start=2530
+  _globals['_COMPAREREQUEST']._serialized_end=2597
+  _globals['_COMPARISON']._serialized_start=2600
+  _globals['_COMPARISON']._serialized_end=2833
+  _globals['_COMPARERESPONSE']._serialized_start=2835
+  _globals['_COMPARERESPONSE']._serialized_end=2899
+  _globals['_MODELINFERENCE']._serialized_start=3010
+  _globals['_MODELINFERENCE']._serialized_end=3577
 # @@protoc_insertion_point(module_scope)

@@ -7,11 +7,45 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import modelmora.proto.types_pb2
+import sys
 import typing
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _MaskFormat:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MaskFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MaskFormat.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MASK_FORMAT_UNSPECIFIED: _MaskFormat.ValueType  # 0
+    """RLE"""
+    MASK_FORMAT_RLE: _MaskFormat.ValueType  # 1
+    """`counts` of COCO's compressed run-length encoding, column by column"""
+    MASK_FORMAT_PNG: _MaskFormat.ValueType  # 2
+    """an image of 1 bit a pixel"""
+    MASK_FORMAT_BYTES: _MaskFormat.ValueType  # 3
+    """uint8 (height, width): 0 or 1"""
+
+class MaskFormat(_MaskFormat, metaclass=_MaskFormatEnumTypeWrapper): ...
+
+MASK_FORMAT_UNSPECIFIED: MaskFormat.ValueType  # 0
+"""RLE"""
+MASK_FORMAT_RLE: MaskFormat.ValueType  # 1
+"""`counts` of COCO's compressed run-length encoding, column by column"""
+MASK_FORMAT_PNG: MaskFormat.ValueType  # 2
+"""an image of 1 bit a pixel"""
+MASK_FORMAT_BYTES: MaskFormat.ValueType  # 3
+"""uint8 (height, width): 0 or 1"""
+global___MaskFormat = MaskFormat
 
 @typing.final
 class EmbeddingRequest(google.protobuf.message.Message):
@@ -205,3 +239,529 @@ class EmbeddingProgress(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["done", b"done", "index", b"index", "model", b"model", "percent", b"percent", "result", b"result", "server_timing", b"server_timing", "stage", b"stage", "total", b"total", "version", b"version"]) -> None: ...
 
 global___EmbeddingProgress = EmbeddingProgress
+
+@typing.final
+class Point(google.protobuf.message.Message):
+    """In pixels of the picture, from its upper left corner."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    X_FIELD_NUMBER: builtins.int
+    Y_FIELD_NUMBER: builtins.int
+    BACKGROUND_FIELD_NUMBER: builtins.int
+    x: builtins.float
+    y: builtins.float
+    background: builtins.bool
+    """what is not to be in the mask"""
+    def __init__(
+        self,
+        *,
+        x: builtins.float = ...,
+        y: builtins.float = ...,
+        background: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["background", b"background", "x", b"x", "y", b"y"]) -> None: ...
+
+global___Point = Point
+
+@typing.final
+class Box(google.protobuf.message.Message):
+    """In pixels: left <= x < right, top <= y < bottom."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    RIGHT_FIELD_NUMBER: builtins.int
+    BOTTOM_FIELD_NUMBER: builtins.int
+    left: builtins.float
+    top: builtins.float
+    right: builtins.float
+    bottom: builtins.float
+    def __init__(
+        self,
+        *,
+        left: builtins.float = ...,
+        top: builtins.float = ...,
+        right: builtins.float = ...,
+        bottom: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bottom", b"bottom", "left", b"left", "right", b"right", "top", b"top"]) -> None: ...
+
+global___Box = Box
+
+@typing.final
+class Prompt(google.protobuf.message.Message):
+    """What to look for: points, a box, an earlier mask, in any combination, but at least a point or a box."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    POINTS_FIELD_NUMBER: builtins.int
+    BOX_FIELD_NUMBER: builtins.int
+    MASK_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    @property
+    def points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Point]: ...
+    @property
+    def box(self) -> global___Box: ...
+    @property
+    def mask(self) -> modelmora.proto.types_pb2.Vector:
+        """`logits` of an earlier answer: float32 (256, 256)"""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        points: collections.abc.Iterable[global___Point] | None = ...,
+        box: global___Box | None = ...,
+        mask: modelmora.proto.types_pb2.Vector | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["box", b"box", "mask", b"mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["box", b"box", "id", b"id", "mask", b"mask", "points", b"points"]) -> None: ...
+
+global___Prompt = Prompt
+
+@typing.final
+class Everything(google.protobuf.message.Message):
+    """Everything there is: a grid of points, the good masks of them all, doubles left out."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POINTS_PER_SIDE_FIELD_NUMBER: builtins.int
+    MIN_SCORE_FIELD_NUMBER: builtins.int
+    MIN_STABILITY_FIELD_NUMBER: builtins.int
+    MIN_AREA_FIELD_NUMBER: builtins.int
+    points_per_side: builtins.int
+    """0: 32"""
+    min_score: builtins.float
+    """0: 0.88, the least predicted overlap with the truth (IoU)"""
+    min_stability: builtins.float
+    """0: 0.95"""
+    min_area: builtins.int
+    """pixels; smaller parts and holes are removed"""
+    def __init__(
+        self,
+        *,
+        points_per_side: builtins.int = ...,
+        min_score: builtins.float = ...,
+        min_stability: builtins.float = ...,
+        min_area: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["min_area", b"min_area", "min_score", b"min_score", "min_stability", b"min_stability", "points_per_side", b"points_per_side"]) -> None: ...
+
+global___Everything = Everything
+
+@typing.final
+class SegmentRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    PROMPTS_FIELD_NUMBER: builtins.int
+    EVERYTHING_FIELD_NUMBER: builtins.int
+    MULTIMASK_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    LOGITS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """empty: the default segmentation model"""
+    image: builtins.bytes
+    """the bytes of a picture file"""
+    multimask: builtins.bool
+    """three masks a prompt, whole, part and subpart; default: for a single point"""
+    format: global___MaskFormat.ValueType
+    logits: builtins.bool
+    """also what a later prompt may take as `mask`"""
+    @property
+    def prompts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Prompt]: ...
+    @property
+    def everything(self) -> global___Everything:
+        """instead of prompts"""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        image: builtins.bytes = ...,
+        prompts: collections.abc.Iterable[global___Prompt] | None = ...,
+        everything: global___Everything | None = ...,
+        multimask: builtins.bool | None = ...,
+        format: global___MaskFormat.ValueType = ...,
+        logits: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_multimask", b"_multimask", "everything", b"everything", "multimask", b"multimask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_multimask", b"_multimask", "everything", b"everything", "format", b"format", "image", b"image", "logits", b"logits", "model", b"model", "multimask", b"multimask", "prompts", b"prompts"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_multimask", b"_multimask"]) -> typing.Literal["multimask"] | None: ...
+
+global___SegmentRequest = SegmentRequest
+
+@typing.final
+class Mask(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    STABILITY_FIELD_NUMBER: builtins.int
+    AREA_FIELD_NUMBER: builtins.int
+    BOX_FIELD_NUMBER: builtins.int
+    LOGITS_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """in the format asked for"""
+    score: builtins.float
+    """predicted overlap with the truth (IoU)"""
+    stability: builtins.float
+    """with `everything`: overlap of the mask at a higher and a lower threshold"""
+    area: builtins.int
+    """pixels"""
+    @property
+    def box(self) -> global___Box:
+        """the smallest around it"""
+
+    @property
+    def logits(self) -> modelmora.proto.types_pb2.Vector:
+        """float32 (256, 256)"""
+
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+        score: builtins.float = ...,
+        stability: builtins.float = ...,
+        area: builtins.int = ...,
+        box: global___Box | None = ...,
+        logits: modelmora.proto.types_pb2.Vector | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["box", b"box", "logits", b"logits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["area", b"area", "box", b"box", "data", b"data", "logits", b"logits", "score", b"score", "stability", b"stability"]) -> None: ...
+
+global___Mask = Mask
+
+@typing.final
+class SegmentResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    MASKS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    WIDTH_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    SERVER_TIMING_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """of the prompt; with `everything` of the mask"""
+    id: builtins.str
+    height: builtins.int
+    """of the picture, upright"""
+    width: builtins.int
+    model: builtins.str
+    version: builtins.str
+    server_timing: builtins.str
+    @property
+    def masks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Mask]:
+        """the best first"""
+
+    @property
+    def error(self) -> modelmora.proto.types_pb2.ItemError:
+        """instead of masks"""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        id: builtins.str = ...,
+        masks: collections.abc.Iterable[global___Mask] | None = ...,
+        error: modelmora.proto.types_pb2.ItemError | None = ...,
+        height: builtins.int = ...,
+        width: builtins.int = ...,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+        server_timing: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "height", b"height", "id", b"id", "index", b"index", "masks", b"masks", "model", b"model", "server_timing", b"server_timing", "version", b"version", "width", b"width"]) -> None: ...
+
+global___SegmentResponse = SegmentResponse
+
+@typing.final
+class ClassifyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    TEMPLATES_FIELD_NUMBER: builtins.int
+    TOP_K_FIELD_NUMBER: builtins.int
+    THRESHOLD_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """empty: the default classifier, or with labels the default embedding model"""
+    top_k: builtins.int
+    """0: 5"""
+    threshold: builtins.float
+    """the least score"""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[modelmora.proto.types_pb2.Item]:
+        """pictures"""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """of the caller's own: zero-shot"""
+
+    @property
+    def templates(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """with `{}` for the label; default: "a photo of a {}." """
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        items: collections.abc.Iterable[modelmora.proto.types_pb2.Item] | None = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+        templates: collections.abc.Iterable[builtins.str] | None = ...,
+        top_k: builtins.int = ...,
+        threshold: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "labels", b"labels", "model", b"model", "templates", b"templates", "threshold", b"threshold", "top_k", b"top_k"]) -> None: ...
+
+global___ClassifyRequest = ClassifyRequest
+
+@typing.final
+class Class(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """among the labels"""
+    label: builtins.str
+    score: builtins.float
+    """0 to 1"""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        label: builtins.str = ...,
+        score: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "label", b"label", "score", b"score"]) -> None: ...
+
+global___Class = Class
+
+@typing.final
+class Classes(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLASSES_FIELD_NUMBER: builtins.int
+    @property
+    def classes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Class]:
+        """the likeliest first"""
+
+    def __init__(
+        self,
+        *,
+        classes: collections.abc.Iterable[global___Class] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["classes", b"classes"]) -> None: ...
+
+global___Classes = Classes
+
+@typing.final
+class ClassifyResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    CLASSES_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    id: builtins.str
+    @property
+    def classes(self) -> global___Classes: ...
+    @property
+    def error(self) -> modelmora.proto.types_pb2.ItemError: ...
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        id: builtins.str = ...,
+        classes: global___Classes | None = ...,
+        error: modelmora.proto.types_pb2.ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["classes", b"classes", "error", b"error", "outcome", b"outcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["classes", b"classes", "error", b"error", "id", b"id", "index", b"index", "outcome", b"outcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["classes", "error"] | None: ...
+
+global___ClassifyResult = ClassifyResult
+
+@typing.final
+class ClassifyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    version: builtins.str
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClassifyResult]: ...
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+        results: collections.abc.Iterable[global___ClassifyResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "results", b"results", "version", b"version"]) -> None: ...
+
+global___ClassifyResponse = ClassifyResponse
+
+@typing.final
+class NamedTensor(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    TENSOR_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    @property
+    def tensor(self) -> modelmora.proto.types_pb2.Vector: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        tensor: modelmora.proto.types_pb2.Vector | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["tensor", b"tensor"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "tensor", b"tensor"]) -> None: ...
+
+global___NamedTensor = NamedTensor
+
+@typing.final
+class PredictRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """empty: the default tensor model"""
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]: ...
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """empty: all"""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        inputs: collections.abc.Iterable[global___NamedTensor] | None = ...,
+        outputs: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inputs", b"inputs", "model", b"model", "outputs", b"outputs"]) -> None: ...
+
+global___PredictRequest = PredictRequest
+
+@typing.final
+class PredictResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    version: builtins.str
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]: ...
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+        outputs: collections.abc.Iterable[global___NamedTensor] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "outputs", b"outputs", "version", b"version"]) -> None: ...
+
+global___PredictResponse = PredictResponse
+
+@typing.final
+class CompareRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    @property
+    def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[modelmora.proto.types_pb2.Item]: ...
+    def __init__(
+        self,
+        *,
+        models: collections.abc.Iterable[builtins.str] | None = ...,
+        items: collections.abc.Iterable[modelmora.proto.types_pb2.Item] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "models", b"models"]) -> None: ...
+
+global___CompareRequest = CompareRequest
+
+@typing.final
+class Comparison(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    DIMENSION_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    SERVER_TIMING_FIELD_NUMBER: builtins.int
+    SIMILARITIES_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    version: builtins.str
+    dimension: builtins.int
+    bytes: builtins.int
+    """measured footprint"""
+    server_timing: builtins.str
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EmbeddingResult]: ...
+    @property
+    def similarities(self) -> modelmora.proto.types_pb2.Vector:
+        """float32 (items, items): cosines; NaN where an item failed"""
+
+    @property
+    def error(self) -> modelmora.proto.types_pb2.ItemError:
+        """instead of results: the model as a whole"""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+        results: collections.abc.Iterable[global___EmbeddingResult] | None = ...,
+        dimension: builtins.int = ...,
+        bytes: builtins.int = ...,
+        server_timing: builtins.str = ...,
+        similarities: modelmora.proto.types_pb2.Vector | None = ...,
+        error: modelmora.proto.types_pb2.ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "similarities", b"similarities"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "dimension", b"dimension", "error", b"error", "model", b"model", "results", b"results", "server_timing", b"server_timing", "similarities", b"similarities", "version", b"version"]) -> None: ...
+
+global___Comparison = Comparison
+
+@typing.final
+class CompareResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMPARISONS_FIELD_NUMBER: builtins.int
+    @property
+    def comparisons(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Comparison]: ...
+    def __init__(
+        self,
+        *,
+        comparisons: collections.abc.Iterable[global___Comparison] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["comparisons", b"comparisons"]) -> None: ...
+
+global___CompareResponse = CompareResponse

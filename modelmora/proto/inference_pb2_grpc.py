@@ -50,6 +50,26 @@ class ModelInferenceStub(object):
                 request_serializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.SerializeToString,
                 response_deserializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingProgress.FromString,
                 _registered_method=True)
+        self.Segment = channel.unary_stream(
+                '/modelmora.v1.ModelInference/Segment',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.SegmentRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.SegmentResponse.FromString,
+                _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/modelmora.v1.ModelInference/Classify',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
+        self.Predict = channel.unary_unary(
+                '/modelmora.v1.ModelInference/Predict',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.PredictRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.PredictResponse.FromString,
+                _registered_method=True)
+        self.Compare = channel.unary_unary(
+                '/modelmora.v1.ModelInference/Compare',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.CompareRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.CompareResponse.FromString,
+                _registered_method=True)
 
 
 class ModelInferenceServicer(object):
@@ -77,6 +97,34 @@ class ModelInferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Segment(self, request, context):
+        """Masks of one picture, for each prompt as they come. The picture is encoded once, and remembered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Labels of pictures: a classifier's own, or any that the caller names with a model that embeds both (zero-shot).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Predict(self, request, context):
+        """Tensors in, tensors out, as the model declares them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compare(self, request, context):
+        """The same items through several embedding models side by side.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelInferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +142,26 @@ def add_ModelInferenceServicer_to_server(servicer, server):
                     servicer.GenerateEmbeddingStream,
                     request_deserializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.FromString,
                     response_serializer=modelmora_dot_proto_dot_inference__pb2.EmbeddingProgress.SerializeToString,
+            ),
+            'Segment': grpc.unary_stream_rpc_method_handler(
+                    servicer.Segment,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.SegmentRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.SegmentResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.ClassifyRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'Predict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.PredictRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.PredictResponse.SerializeToString,
+            ),
+            'Compare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compare,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.CompareRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.CompareResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +246,114 @@ class ModelInference(object):
             '/modelmora.v1.ModelInference/GenerateEmbeddingStream',
             modelmora_dot_proto_dot_inference__pb2.EmbeddingRequest.SerializeToString,
             modelmora_dot_proto_dot_inference__pb2.EmbeddingProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Segment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelmora.v1.ModelInference/Segment',
+            modelmora_dot_proto_dot_inference__pb2.SegmentRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.SegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmora.v1.ModelInference/Classify',
+            modelmora_dot_proto_dot_inference__pb2.ClassifyRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmora.v1.ModelInference/Predict',
+            modelmora_dot_proto_dot_inference__pb2.PredictRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmora.v1.ModelInference/Compare',
+            modelmora_dot_proto_dot_inference__pb2.CompareRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.CompareResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,30 @@ class ModelInferenceStub:
     ]
     """How far each item is, then its result. Cancelling frees the work."""
 
+    Segment: grpc.UnaryStreamMultiCallable[
+        modelmora.proto.inference_pb2.SegmentRequest,
+        modelmora.proto.inference_pb2.SegmentResponse,
+    ]
+    """Masks of one picture, for each prompt as they come. The picture is encoded once, and remembered."""
+
+    Classify: grpc.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.ClassifyRequest,
+        modelmora.proto.inference_pb2.ClassifyResponse,
+    ]
+    """Labels of pictures: a classifier's own, or any that the caller names with a model that embeds both (zero-shot)."""
+
+    Predict: grpc.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.PredictRequest,
+        modelmora.proto.inference_pb2.PredictResponse,
+    ]
+    """Tensors in, tensors out, as the model declares them."""
+
+    Compare: grpc.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.CompareRequest,
+        modelmora.proto.inference_pb2.CompareResponse,
+    ]
+    """The same items through several embedding models side by side."""
+
 class ModelInferenceAsyncStub:
     """Inference. The deadline is gRPC's own; `x-modelmora-priority` metadata is `interactive` or `bulk`."""
 
@@ -59,6 +83,30 @@ class ModelInferenceAsyncStub:
         modelmora.proto.inference_pb2.EmbeddingProgress,
     ]
     """How far each item is, then its result. Cancelling frees the work."""
+
+    Segment: grpc.aio.UnaryStreamMultiCallable[
+        modelmora.proto.inference_pb2.SegmentRequest,
+        modelmora.proto.inference_pb2.SegmentResponse,
+    ]
+    """Masks of one picture, for each prompt as they come. The picture is encoded once, and remembered."""
+
+    Classify: grpc.aio.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.ClassifyRequest,
+        modelmora.proto.inference_pb2.ClassifyResponse,
+    ]
+    """Labels of pictures: a classifier's own, or any that the caller names with a model that embeds both (zero-shot)."""
+
+    Predict: grpc.aio.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.PredictRequest,
+        modelmora.proto.inference_pb2.PredictResponse,
+    ]
+    """Tensors in, tensors out, as the model declares them."""
+
+    Compare: grpc.aio.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.CompareRequest,
+        modelmora.proto.inference_pb2.CompareResponse,
+    ]
+    """The same items through several embedding models side by side."""
 
 class ModelInferenceServicer(metaclass=abc.ABCMeta):
     """Inference. The deadline is gRPC's own; `x-modelmora-priority` metadata is `interactive` or `bulk`."""
@@ -86,5 +134,37 @@ class ModelInferenceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[modelmora.proto.inference_pb2.EmbeddingProgress], collections.abc.AsyncIterator[modelmora.proto.inference_pb2.EmbeddingProgress]]:
         """How far each item is, then its result. Cancelling frees the work."""
+
+    @abc.abstractmethod
+    def Segment(
+        self,
+        request: modelmora.proto.inference_pb2.SegmentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[modelmora.proto.inference_pb2.SegmentResponse], collections.abc.AsyncIterator[modelmora.proto.inference_pb2.SegmentResponse]]:
+        """Masks of one picture, for each prompt as they come. The picture is encoded once, and remembered."""
+
+    @abc.abstractmethod
+    def Classify(
+        self,
+        request: modelmora.proto.inference_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelmora.proto.inference_pb2.ClassifyResponse, collections.abc.Awaitable[modelmora.proto.inference_pb2.ClassifyResponse]]:
+        """Labels of pictures: a classifier's own, or any that the caller names with a model that embeds both (zero-shot)."""
+
+    @abc.abstractmethod
+    def Predict(
+        self,
+        request: modelmora.proto.inference_pb2.PredictRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelmora.proto.inference_pb2.PredictResponse, collections.abc.Awaitable[modelmora.proto.inference_pb2.PredictResponse]]:
+        """Tensors in, tensors out, as the model declares them."""
+
+    @abc.abstractmethod
+    def Compare(
+        self,
+        request: modelmora.proto.inference_pb2.CompareRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelmora.proto.inference_pb2.CompareResponse, collections.abc.Awaitable[modelmora.proto.inference_pb2.CompareResponse]]:
+        """The same items through several embedding models side by side."""
 
 def add_ModelInferenceServicer_to_server(servicer: ModelInferenceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

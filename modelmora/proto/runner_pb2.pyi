@@ -30,85 +30,18 @@ class DescribeRequest(google.protobuf.message.Message):
 global___DescribeRequest = DescribeRequest
 
 @typing.final
-class ImagePreprocess(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    RESIZE_FIELD_NUMBER: builtins.int
-    HEIGHT_FIELD_NUMBER: builtins.int
-    WIDTH_FIELD_NUMBER: builtins.int
-    INTERPOLATION_FIELD_NUMBER: builtins.int
-    FILL_FIELD_NUMBER: builtins.int
-    MEAN_FIELD_NUMBER: builtins.int
-    STD_FIELD_NUMBER: builtins.int
-    resize: builtins.str
-    height: builtins.int
-    width: builtins.int
-    interpolation: builtins.str
-    fill: builtins.int
-    @property
-    def mean(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
-    @property
-    def std(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
-    def __init__(
-        self,
-        *,
-        resize: builtins.str = ...,
-        height: builtins.int = ...,
-        width: builtins.int = ...,
-        interpolation: builtins.str = ...,
-        fill: builtins.int = ...,
-        mean: collections.abc.Iterable[builtins.float] | None = ...,
-        std: collections.abc.Iterable[builtins.float] | None = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["fill", b"fill", "height", b"height", "interpolation", b"interpolation", "mean", b"mean", "resize", b"resize", "std", b"std", "width", b"width"]) -> None: ...
-
-global___ImagePreprocess = ImagePreprocess
-
-@typing.final
-class TextPreprocess(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    TOKENIZER_FIELD_NUMBER: builtins.int
-    CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
-    tokenizer: builtins.str
-    context_length: builtins.int
-    def __init__(
-        self,
-        *,
-        tokenizer: builtins.str = ...,
-        context_length: builtins.int = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["context_length", b"context_length", "tokenizer", b"tokenizer"]) -> None: ...
-
-global___TextPreprocess = TextPreprocess
-
-@typing.final
 class Description(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    MODEL_FIELD_NUMBER: builtins.int
-    DIMENSION_FIELD_NUMBER: builtins.int
-    IMAGE_FIELD_NUMBER: builtins.int
-    TEXT_FIELD_NUMBER: builtins.int
-    MAX_BATCH_FIELD_NUMBER: builtins.int
-    model: builtins.str
-    dimension: builtins.int
-    max_batch: builtins.int
-    @property
-    def image(self) -> global___ImagePreprocess: ...
-    @property
-    def text(self) -> global___TextPreprocess: ...
+    JSON_FIELD_NUMBER: builtins.int
+    json: builtins.bytes
+    """the fields of modelmora.domain.description.Description"""
     def __init__(
         self,
         *,
-        model: builtins.str = ...,
-        dimension: builtins.int = ...,
-        image: global___ImagePreprocess | None = ...,
-        text: global___TextPreprocess | None = ...,
-        max_batch: builtins.int = ...,
+        json: builtins.bytes = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["image", b"image", "text", b"text"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dimension", b"dimension", "image", b"image", "max_batch", b"max_batch", "model", b"model", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["json", b"json"]) -> None: ...
 
 global___Description = Description
 
@@ -193,6 +126,59 @@ class WorkerState(google.protobuf.message.Message):
 global___WorkerState = WorkerState
 
 @typing.final
+class Tensor(google.protobuf.message.Message):
+    """An array of a parcel, little-endian, row-major."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DTYPE_FIELD_NUMBER: builtins.int
+    SHAPE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    dtype: builtins.str
+    """numpy's name; `bytes`: each element after its length in 4 bytes"""
+    data: builtins.bytes
+    @property
+    def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        dtype: builtins.str = ...,
+        shape: collections.abc.Iterable[builtins.int] | None = ...,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "name", b"name", "shape", b"shape"]) -> None: ...
+
+global___Tensor = Tensor
+
+@typing.final
+class Parcel(google.protobuf.message.Message):
+    """Several arrays and what the task is told besides."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENSORS_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    options: builtins.bytes
+    """a JSON object; empty: none"""
+    rows: builtins.int
+    @property
+    def tensors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Tensor]: ...
+    def __init__(
+        self,
+        *,
+        tensors: collections.abc.Iterable[global___Tensor] | None = ...,
+        options: builtins.bytes = ...,
+        rows: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["options", b"options", "rows", b"rows", "tensors", b"tensors"]) -> None: ...
+
+global___Parcel = Parcel
+
+@typing.final
 class Work(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -208,11 +194,12 @@ class Work(google.protobuf.message.Message):
     TELL_FIELD_NUMBER: builtins.int
     ALONE_FIELD_NUMBER: builtins.int
     LOST_FIELD_NUMBER: builtins.int
+    PARCEL_FIELD_NUMBER: builtins.int
     id: builtins.int
     model: builtins.str
     """name@version"""
     task: builtins.str
-    """embed_image, embed_text"""
+    """embed_image, embed_text, classify, segment, predict"""
     data: builtins.bytes
     """uint8 pixels (height, width, 3), int32 token ids, or UTF-8"""
     timeout_ms: builtins.float
@@ -229,6 +216,10 @@ class Work(google.protobuf.message.Message):
     """a worker that had it is gone: that it begins must be told before it does"""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def parcel(self) -> global___Parcel:
+        """instead of `data`: segment, predict"""
+
     def __init__(
         self,
         *,
@@ -244,8 +235,10 @@ class Work(google.protobuf.message.Message):
         tell: builtins.bool = ...,
         alone: builtins.bool = ...,
         lost: builtins.bool = ...,
+        parcel: global___Parcel | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alone", b"alone", "bulk", b"bulk", "data", b"data", "id", b"id", "lost", b"lost", "model", b"model", "shape", b"shape", "task", b"task", "tell", b"tell", "timeout_ms", b"timeout_ms", "tokenize", b"tokenize", "truncate", b"truncate"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["parcel", b"parcel"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["alone", b"alone", "bulk", b"bulk", "data", b"data", "id", b"id", "lost", b"lost", "model", b"model", "parcel", b"parcel", "shape", b"shape", "task", b"task", "tell", b"tell", "timeout_ms", b"timeout_ms", "tokenize", b"tokenize", "truncate", b"truncate"]) -> None: ...
 
 global___Work = Work
 
@@ -278,27 +271,31 @@ class Result(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     VECTOR_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    PARCEL_FIELD_NUMBER: builtins.int
     QUEUE_MS_FIELD_NUMBER: builtins.int
     INFERENCE_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     vector: builtins.bytes
-    """float32, little-endian"""
+    """float32, little-endian: an embedding, or the scores of labels"""
     queue_ms: builtins.float
     inference_ms: builtins.float
     @property
     def error(self) -> modelmora.proto.types_pb2.ItemError: ...
+    @property
+    def parcel(self) -> global___Parcel: ...
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         vector: builtins.bytes = ...,
         error: modelmora.proto.types_pb2.ItemError | None = ...,
+        parcel: global___Parcel | None = ...,
         queue_ms: builtins.float = ...,
         inference_ms: builtins.float = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "vector", b"vector"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["error", b"error", "id", b"id", "inference_ms", b"inference_ms", "outcome", b"outcome", "queue_ms", b"queue_ms", "vector", b"vector"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["vector", "error"] | None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "outcome", b"outcome", "parcel", b"parcel", "vector", b"vector"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "id", b"id", "inference_ms", b"inference_ms", "outcome", b"outcome", "parcel", b"parcel", "queue_ms", b"queue_ms", "vector", b"vector"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["vector", "error", "parcel"] | None: ...
 
 global___Result = Result
 

@@ -32,6 +32,15 @@ class _DTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     DTYPE_UINT8: _DType.ValueType  # 3
     DTYPE_INT32: _DType.ValueType  # 4
     DTYPE_INT64: _DType.ValueType  # 5
+    DTYPE_BOOL: _DType.ValueType  # 6
+    DTYPE_INT8: _DType.ValueType  # 7
+    DTYPE_INT16: _DType.ValueType  # 8
+    DTYPE_UINT16: _DType.ValueType  # 9
+    DTYPE_UINT32: _DType.ValueType  # 10
+    DTYPE_UINT64: _DType.ValueType  # 11
+    DTYPE_FLOAT64: _DType.ValueType  # 12
+    DTYPE_BYTES: _DType.ValueType  # 13
+    """each element after its length in 4 bytes, little-endian"""
 
 class DType(_DType, metaclass=_DTypeEnumTypeWrapper):
     """Element type of a vector's bytes."""
@@ -43,6 +52,15 @@ DTYPE_FLOAT16: DType.ValueType  # 2
 DTYPE_UINT8: DType.ValueType  # 3
 DTYPE_INT32: DType.ValueType  # 4
 DTYPE_INT64: DType.ValueType  # 5
+DTYPE_BOOL: DType.ValueType  # 6
+DTYPE_INT8: DType.ValueType  # 7
+DTYPE_INT16: DType.ValueType  # 8
+DTYPE_UINT16: DType.ValueType  # 9
+DTYPE_UINT32: DType.ValueType  # 10
+DTYPE_UINT64: DType.ValueType  # 11
+DTYPE_FLOAT64: DType.ValueType  # 12
+DTYPE_BYTES: DType.ValueType  # 13
+"""each element after its length in 4 bytes, little-endian"""
 global___DType = DType
 
 @typing.final

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.admission import Limits
+from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
 from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health

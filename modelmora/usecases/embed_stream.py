@@ -15,7 +15,8 @@ from modelmora.domain.inference import Call, Content, Embedded
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed, Outcome
 from modelmora.errors import DeadlineExceeded, LimitExceeded, ModelMoraError, Overloaded
-from modelmora.usecases.embed import Embed, Limits
+from modelmora.usecases.admission import Limits
+from modelmora.usecases.embed import Embed
 from modelmora.window import Window, weight
 
 WINDOW_ITEMS = 64

@@ -45,7 +45,7 @@ class EmbedWatched:
         A step that nobody has taken when the next one comes is left out. Closing this generator frees all work.
         Raises for the request as a whole what `Embed` raises, before anything is told.
         """
-        self._embed.check_count(len(items))
+        self._embed.admission.check_count(len(items))
         run = _Run(self._embed, self._embed.serving(ref), call, self._clock)
         tasks = [asyncio.create_task(run.settle(index, item)) for index, item in enumerate(items)]
         try:
@@ -82,7 +82,7 @@ class _Run:
 
     async def settle(self, index: int, item: Outcome[Content]) -> None:
         """From queued to done."""
-        if isinstance(self._embed.checked(item), Ok):
+        if isinstance(self._embed.admission.checked(item), Ok):
             self._tell(index, QUEUED)
 
         def watch(_: int, step: Step) -> None:

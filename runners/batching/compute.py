@@ -4,41 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
 from modelmora.domain.models import Task
-from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.outcome import Failed, Outcome
 from modelmora.errors import InternalError, ModelMoraError, OutOfMemory
-from runners import devices
+from runners import capabilities, devices
+from runners.payload import Body, Payload
 from runners.provider import Loaded, Tell
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Ran:
-    """What became of a batch: one outcome (float32 bytes) per item, and what it taught.
+    """What became of a batch: one outcome per item, and what it taught.
 
     `extra` forwards were needed to find what is at fault, `culprits` are its indices, `starved` those that ran out of
     memory even alone, `fits` is the size that the memory took after it was too small for the whole (None: it was not).
     """
 
-    outcomes: list[Outcome[bytes]] = field(default_factory=list)
+    outcomes: list[Outcome[Body]] = field(default_factory=list)
     extra: int = 0
     culprits: list[int] = field(default_factory=list)
     starved: list[int] = field(default_factory=list)
     fits: int | None = None
 
 
-def run_batch(
-    loaded: Loaded, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int, tell: Tell | None = None
-) -> Ran:
+def run_batch(loaded: Loaded, task: Task, batch: Sequence[Payload], *, threads: int, tell: Tell | None = None) -> Ran:
     """One outcome per input, same order; never raises for what the model raises.
 
     A batch that raises is halved until the inputs at fault stand alone: one bad input among n costs at most
@@ -60,13 +54,13 @@ class _Manner:
     tell: Tell | None
 
 
-def _run(ran: Ran, loaded: Loaded, task: Task, batch: list[NDArray[np.generic]], how: _Manner) -> None:
+def _run(ran: Ran, loaded: Loaded, task: Task, batch: list[Payload], how: _Manner) -> None:
     """Appends the outcomes of a part of the batch."""
     ran.extra += 1
     try:
-        rows = loaded.run(task, batch, threads=how.threads, tell=how.tell)
-        if len(rows) != len(batch):
-            raise InternalError(f"the model answered {len(rows)} rows for {len(batch)} inputs")
+        given = capabilities.forward(loaded, task, batch, threads=how.threads, tell=how.tell)
+        if len(given) != len(batch):
+            raise InternalError(f"the model answered {len(given)} rows for {len(batch)} inputs")
     except Exception as cause:
         if isinstance(cause, OutOfMemory | MemoryError):
             _make_room(ran, loaded, len(batch))
@@ -76,7 +70,7 @@ def _run(ran: Ran, loaded: Loaded, task: Task, batch: list[NDArray[np.generic]],
         _run(ran, loaded, task, batch[:half], how)
         _run(ran, loaded, task, batch[half:], how)
     else:
-        _keep(ran, loaded, rows)
+        ran.outcomes += capabilities.judged(loaded, given)
 
 
 def _make_room(ran: Ran, loaded: Loaded, items: int) -> None:
@@ -85,17 +79,6 @@ def _make_room(ran: Ran, loaded: Loaded, items: int) -> None:
     if items > 1:
         ran.fits = min((items + 1) // 2, ran.fits or items)
         log.warning("batch_too_large", model=loaded.description.model, items=items, fits=ran.fits)
-
-
-def _keep(ran: Ran, loaded: Loaded, rows: NDArray[np.float32]) -> None:
-    """A row that is not finite fails alone: it says nothing about its neighbours."""
-    finite = np.logical_and.reduce(np.isfinite(rows), axis=1)
-    for row, good in zip(rows, finite, strict=True):
-        if good:
-            ran.outcomes.append(Ok(row.tobytes()))
-        else:
-            said = f"{loaded.description.model} gave a vector that is not finite for this item"
-            ran.outcomes.append(Failed(InternalError(said)))
 
 
 def _blame(ran: Ran, loaded: Loaded, cause: Exception) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from modelmora.domain import priority
 from modelmora.domain.batching import BatchClock, Queue, linger_s
@@ -15,20 +15,18 @@ from modelmora.domain.outcome import Failed, Outcome
 from modelmora.domain.priority import Turn
 from modelmora.domain.progress import Step
 from modelmora.errors import DeadlineExceeded, ModelMoraError
+from runners.capabilities import kin
+from runners.payload import Body, Payload, rows_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-Key: TypeAlias = tuple[str, Task, tuple[int, ...], bool]
-"""Model, task, shape, and whether its items go alone."""
+Key: TypeAlias = tuple[str, Task, Hashable, bool]
+"""Model, task, kin of input, and whether its items go alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """One item's vector (float32 bytes) and its milliseconds in the queue and in the batch."""
+    """One item's result and its milliseconds in the queue and in the batch."""
 
-    vector: bytes
+    body: Body
     queue_ms: float
     inference_ms: float
 
@@ -43,7 +41,7 @@ class Job:
 
     spec: ModelSpec
     task: Task
-    array: NDArray[np.generic]
+    payload: Payload
     deadline: float
     done: Callable[[Outcome[Computed]], None]
     bulk: bool = False
@@ -56,8 +54,13 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """Jobs of one key may share a batch; the last axis may differ (raw bytes of any length)."""
-        return (self.spec.key, self.task, self.array.shape[:-1], self.alone)
+        """Jobs of one key may share a batch."""
+        return (self.spec.key, self.task, kin(self.task, self.payload), self.alone)
+
+    @property
+    def rows(self) -> int:
+        """How much of a batch it is."""
+        return rows_of(self.payload)
 
     def finish(self, outcome: Outcome[Computed]) -> None:
         """Answers, unless the caller left or was answered already."""
@@ -96,17 +99,17 @@ class JobQueue:
         """At the end of its lane."""
         job.queue = self
         self._lanes[job.bulk].append(job)
-        self._live[job.bulk] += 1
-        self.expected = max(0, self.expected - 1)
+        self._live[job.bulk] += job.rows
+        self.expected = max(0, self.expected - job.rows)
         self._first_deadline = min(self._first_deadline, job.deadline)
 
     def forget(self, job: Job) -> None:
         """Its caller left: it counts no more, and is passed over when its turn comes."""
-        self._live[job.bulk] -= 1
+        self._live[job.bulk] -= job.rows
         job.queue = None
 
     def waiting(self) -> int:
-        """Jobs whose callers are still there."""
+        """Rows of the jobs whose callers are still there."""
         return self._live[False] + self._live[True]
 
     def turn(self) -> Turn:
@@ -144,15 +147,18 @@ class JobQueue:
         self.free_since = time.monotonic()
 
     def take(self, count: int) -> list[Job]:
-        """The next batch: interactive first, bulk when it was overtaken often enough."""
+        """The next batch of so many rows: interactive first, bulk when it was overtaken often enough.
+
+        A job of more rows than that goes alone.
+        """
         interactive, bulk = priority.share_out(
             count, interactive=self._live[False], bulk=self._live[True], overtaken=self._overtaken
         )
-        if bulk or not self._live[True]:
-            self._overtaken = 0
-        else:
-            self._overtaken += 1
-        jobs = self._pop(False, interactive) + self._pop(True, bulk)
+        share, bulk_first = {False: interactive, True: bulk}, self._overtaken >= priority.PATIENCE
+        jobs = self._pop(bulk_first, share[bulk_first])
+        jobs += self._pop(not bulk_first, share[not bulk_first], beside=bool(jobs))
+        passed_over = self._live[True] > 0 and not any(job.bulk for job in jobs)
+        self._overtaken = self._overtaken + 1 if passed_over else 0
         self._first_deadline = min((job.deadline for job in self._all()), default=float("inf"))
         return jobs
 
@@ -188,11 +194,14 @@ class JobQueue:
             lane.popleft()
         return lane[0] if lane else None
 
-    def _pop(self, bulk: bool, count: int) -> list[Job]:
-        lane, jobs = self._lanes[bulk], list[Job]()
-        while len(jobs) < count and lane:
-            job = lane.popleft()
-            if not job.gone:
-                self.forget(job)
-                jobs.append(job)
+    def _pop(self, bulk: bool, count: int, *, beside: bool = False) -> list[Job]:
+        """So many rows, or one job when `count` is above 0 and nothing is `beside` it."""
+        lane, jobs, left = self._lanes[bulk], list[Job](), count
+        while left > 0 and (job := self._head(lane)) is not None:
+            if job.rows > left and (jobs or beside):
+                break
+            lane.popleft()
+            self.forget(job)
+            jobs.append(job)
+            left -= job.rows
         return jobs

@@ -23,7 +23,7 @@ async def warm(pool: Pool, batcher: Batcher, spec: ModelSpec, tasks: Collection[
     """Loads the model if need be and runs each bucket of each task; raises what the model raises."""
     warmed: list[Warmed] = []
     async with pool.lease(spec) as loaded:
-        largest = spec.batching.max_batch or loaded.description.max_batch
+        largest = loaded.description.max_batch
         for task in sorted(tasks):
             sample = loaded.sample(task)
             for items in buckets(largest):

@@ -14,11 +14,12 @@ from typing import Any, cast
 
 import structlog
 
+from modelmora.domain.description import Description
+from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.preprocess import Description
 from runners import precision
 from runners.precision import BYTES, Concrete
-from runners.provider import Loaded, Provider, Tell
+from runners.provider import AnyProvider, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
@@ -112,12 +113,18 @@ class Decisions:
 class Deciding:
     """A provider that loads `auto` as it was decided; without a decision the provider itself knows what to do."""
 
-    def __init__(self, provider: Provider, decisions: Decisions) -> None:
+    def __init__(self, provider: AnyProvider, decisions: Decisions) -> None:
         self._provider = provider
         self._decisions = decisions
 
     def tasks(self) -> frozenset[Task]:
         return self._provider.tasks()
+
+    def layout(self) -> Layout | None:
+        return self._provider.layout()
+
+    def needs_files(self) -> bool:
+        return self._provider.needs_files()
 
     def describe(self, spec: ModelSpec, folder: Path | None) -> Description:
         return self._provider.describe(spec, folder)

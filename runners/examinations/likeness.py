@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
+from modelmora.domain.description import Description
 from modelmora.domain.models import Task
-from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed
 from runners.inputs.tokenizer import prepare_text
 from runners.precision import Likeness
 from runners.preprocess import prepare_image
-from runners.provider import Loaded
+from runners.provider import Loaded, Tokenizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def inputs(loaded: Loaded, given: Samples) -> Inputs:
     if (image := how.image) is not None:
         made["embed_image"] = [prepare_image(data, image) for data in given.pictures]
     if (text := how.text) is not None and text.tokenizer == "runner":
-        made["embed_text"] = [loaded.tokenize(one, truncate=True) for one in given.texts]
+        made["embed_text"] = [cast(Tokenizes, loaded).tokenize(one, truncate=True) for one in given.texts]
     elif text is not None:
         made["embed_text"] = [prepare_text(one, text, truncate=True) for one in given.texts]
     return made

@@ -13,6 +13,7 @@ import numpy as np
 from modelmora.domain.models import Task
 from modelmora.errors import ModelLoadFailed, ModelMoraError
 from runners.batching.lanes import Hung
+from runners.capabilities import rows
 from runners.examinations.likeness import Inputs
 from runners.precision import Concrete
 from runners.provider import Loaded
@@ -66,13 +67,13 @@ async def take(batcher: Batcher, network: Loaded, given: Inputs, *, into: Taken,
     """The vectors of all samples; yields after each batch."""
     size = _size(network)
     for task, items in given.items():
-        rows: list[NDArray[np.float32]] = []
+        answers: list[NDArray[np.float32]] = []
         for start in range(0, len(items), size):
             await pace.turn()
             answer, _ = await _run(batcher, network, task, items[start : start + size], threads=pace.threads)
-            rows.append(answer)
+            answers.append(answer)
             yield
-        into.vectors[task] = np.concatenate(rows)
+        into.vectors[task] = np.concatenate(answers)
 
 
 async def time_batches(
@@ -105,13 +106,13 @@ async def _run(
     """Rows and milliseconds of a batch; raises ModelLoadFailed where the device does not run the network's format."""
     clock = time.thread_time if network.device == "cpu" else time.perf_counter
     try:
-        rows, seconds = await batcher.run_alone(network, task, batch, threads=threads, clock=clock)
+        given, seconds = await batcher.run_alone(network, task, batch, threads=threads, clock=clock)
     except (ModelMoraError, Hung):
         raise
     except Exception as cause:  # an operation that the device does not have in this format
         said = f"{network.device} does not run it in {network.precision}: {cause}"
         raise ModelLoadFailed(said, field="precision") from cause
-    return rows, seconds * 1e3
+    return rows(given), seconds * 1e3
 
 
 def batches(network: Loaded, items: list[NDArray[np.generic]]) -> int:

@@ -18,12 +18,10 @@ from modelmora.errors import DeadlineExceeded, OutOfMemory, Overloaded
 from runners import devices
 from runners.host import lanes_of
 from runners.memory.meters import Meter, meter_of
+from runners.payload import Payload
 from runners.provider import Loaded
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from runners.host import RunnerHost
 
 log = structlog.get_logger(__name__)
@@ -177,7 +175,7 @@ class _Sweep:
             raise _busy(self.spec)
         return [one for one in ended if not isinstance(one, BaseException)]
 
-    async def _lane(self, items: Sequence[NDArray[np.generic]], threads: int, until: float) -> list[float]:
+    async def _lane(self, items: Sequence[Payload], threads: int, until: float) -> list[float]:
         times = [await self._timed(items, threads)]
         while time.monotonic() < min(until, self.deadline) and not self._joined():
             times.append(await self._timed(items, threads))
@@ -189,12 +187,12 @@ class _Sweep:
         self.joined = self.joined or self.host.batcher.queued() > 0 or in_use > 1
         return self.joined
 
-    async def _timed(self, items: Sequence[NDArray[np.generic]], threads: int) -> float:
+    async def _timed(self, items: Sequence[Payload], threads: int) -> float:
         run = self.host.batcher.run_alone
         _, seconds = await run(self.loaded, self.task, items, spec=self.spec, threads=threads)
         return max(seconds, 1e-9)
 
-    def _batch(self, items: int) -> list[NDArray[np.generic]]:
+    def _batch(self, items: int) -> list[Payload]:
         return [self.loaded.sample(self.task)] * items
 
     def _room(self) -> int | None:

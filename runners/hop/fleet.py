@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import os
 import time
@@ -95,7 +96,7 @@ class Fleet:
 
     def dispatch(self, item: Open) -> None:
         """To the best worker there is, or to the first that comes."""
-        link = self._choose(item.group, item.work.model)
+        link = self._choose(item.group, item.work.model, item.affinity)
         if link is None:
             self._waiting[item.work.id] = item
             self._look.set()
@@ -141,9 +142,17 @@ class Fleet:
                 f"no runner of group {group!r} is up; it comes back by itself, retry", retry_after_s=5.0
             ) from None
 
-    def _choose(self, group: str, model: str) -> Link | None:
-        """The least loaded worker that holds the model, else one that is about to, else the most roomy one."""
-        return min(self.links(group), key=lambda link: _distance(link, model), default=None)
+    def _choose(self, group: str, model: str, affinity: bytes = b"") -> Link | None:
+        """The least loaded worker that holds the model, else one that is about to, else the most roomy one.
+
+        With an affinity, of those that hold the model the one that it points to: while they are the same, always the
+        same one, and when one goes only what pointed to it moves (rendezvous hashing, Thaler and Ravishankar 1996).
+        """
+        nearest = min(self.links(group), key=lambda link: _distance(link, model), default=None)
+        if nearest is None or not affinity or _distance(nearest, model)[0]:
+            return nearest
+        holders = [link for link in self.links(group) if not _distance(link, model)[0]]
+        return max(holders, key=lambda link: _weight(link, affinity))
 
     def _spread(self, link: Link, item: Open) -> None:
         """Lets one more worker load the item's model, where it has room without making another model go.
@@ -230,6 +239,10 @@ def _distance(link: Link, model: str) -> tuple[int, int, int]:
         return 1, outstanding, 0
     room = link.view.budget_bytes - link.view.held_bytes if link.view else 0
     return 2, -room, outstanding
+
+
+def _weight(link: Link, affinity: bytes) -> bytes:
+    return hashlib.blake2b(affinity, digest_size=8, key=link.socket.stem.encode()[:64]).digest()
 
 
 def _could_help(link: Link, model: str, size: int) -> bool:

@@ -12,13 +12,14 @@ from typing import cast
 import grpc
 import structlog
 
-from modelmora.domain.inference import Embedded, Timings, Vector
+from modelmora.domain.inference import Timings
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.progress import Stage, Step
 from modelmora.ports import Footprint, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
 from runners.hop import wire
+from runners.payload import Answer
 
 log = structlog.get_logger(__name__)
 
@@ -37,14 +38,16 @@ FATAL_DEATHS = 2
 class Open:
     """An item that was sent and is not answered yet; `deadline` is on `time.monotonic()`.
 
-    `watch` is told how far it is. `deaths` counts the workers that went away while they computed it.
+    `watch` is told how far it is. Those of one `affinity` go to one worker. `deaths` counts the workers that went away
+    while they computed it.
     """
 
     work: pb.Work
     group: str
     deadline: float
-    future: asyncio.Future[Outcome[Embedded]]
+    future: asyncio.Future[Outcome[Answer]]
     watch: Callable[[Step], None] | None = None
+    affinity: bytes = b""
     link: Link | None = None
     computing: bool = False
     deaths: int = 0
@@ -66,7 +69,7 @@ class Open:
         self.link, self.computing = None, False
         return self.deaths >= FATAL_DEATHS
 
-    def answer(self, outcome: Outcome[Embedded]) -> None:
+    def answer(self, outcome: Outcome[Answer]) -> None:
         """Answers, unless the caller left or was answered already."""
         if not self.future.done():
             self.future.set_result(outcome)
@@ -185,11 +188,11 @@ def own_cancellation() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _outcome(result: pb.Result) -> Outcome[Embedded]:
+def _outcome(result: pb.Result) -> Outcome[Answer]:
     if result.HasField("error"):
         return Failed(wire.error_of(result.error))
     timings = Timings(queue_ms=result.queue_ms, inference_ms=result.inference_ms)
-    return Ok(Embedded(Vector(result.vector), timings))
+    return Ok(Answer(wire.body_of(result), timings))
 
 
 async def close_all(links: list[Link]) -> None:

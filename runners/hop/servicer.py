@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 import grpc
-import numpy as np
 import structlog
 
 from modelmora.domain.models import ModelSpec, Task
@@ -23,6 +22,8 @@ from modelmora.wire import error_to_wire
 from runners.batching.jobs import Computed, Job
 from runners.examinations.examine import examine
 from runners.hop import wire
+from runners.payload import Payload
+from runners.provider import Tokenizes
 
 if TYPE_CHECKING:
     from runners.host import RunnerHost
@@ -32,7 +33,6 @@ log = structlog.get_logger(__name__)
 TASKS = frozenset(get_args(Task))
 WATCH_PERIOD_S = 1.0
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
 
 
 class RunnerServicer(runner_pb2_grpc.RunnerServicer):
@@ -193,7 +193,7 @@ class _Stream:
             if work.tokenize:
                 self._preparing[work.id] = asyncio.create_task(self._tokenize(spec, work))
             else:
-                self._submit(spec, task, work, _array(work))
+                self._submit(spec, task, work, wire.payload_of(work))
         except ModelMoraError as error:
             self._answer(work.id, Failed(error))
         except Exception as cause:  # one item's fault must not end the stream of all
@@ -203,7 +203,7 @@ class _Stream:
         try:
             async with self._host.pool.lease(spec) as loaded:
                 text = work.data.decode("utf-8")
-                array = await asyncio.to_thread(loaded.tokenize, text, truncate=work.truncate)
+                array = await asyncio.to_thread(cast(Tokenizes, loaded).tokenize, text, truncate=work.truncate)
             self._submit(spec, cast(Task, work.task), work, array)
         except ModelMoraError as error:
             self._answer(work.id, Failed(error))
@@ -220,12 +220,12 @@ class _Stream:
         self._host.check(spec, task)
         return spec, task
 
-    def _submit(self, spec: ModelSpec, task: Task, work: pb.Work, array: Array) -> None:
+    def _submit(self, spec: ModelSpec, task: Task, work: pb.Work, payload: Payload) -> None:
         work_id = work.id
         job = Job(
             spec=spec,
             task=task,
-            array=array,
+            payload=payload,
             deadline=time.monotonic() + work.timeout_ms / 1e3,
             done=lambda outcome: self._answer(work_id, outcome),
             bulk=work.bulk,
@@ -244,9 +244,8 @@ class _Stream:
         self._jobs.pop(work_id, None)
         match outcome:
             case Ok(value):
-                result = pb.Result(
-                    id=work_id, vector=value.vector, queue_ms=value.queue_ms, inference_ms=value.inference_ms
-                )
+                result = pb.Result(id=work_id, queue_ms=value.queue_ms, inference_ms=value.inference_ms)
+                wire.fill_body(result, value.body)
             case Failed(error):
                 result = pb.Result(id=work_id, error=error_to_wire(error))
         self._results.append(result)
@@ -263,9 +262,3 @@ class _Stream:
             job.leave()
         elif work_id in self._preparing:
             self._preparing[work_id].cancel()
-
-
-def _array(work: pb.Work) -> Array:
-    if work.task == "embed_image":
-        return np.frombuffer(work.data, np.uint8).reshape(tuple(work.shape))
-    return np.frombuffer(work.data, np.dtype("<i4") if work.shape else np.uint8)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+import numpy as np
+import orjson
+from pydantic import TypeAdapter
+
+from modelmora.domain.description import Description
 from modelmora.domain.models import State
-from modelmora.domain.preprocess import Description, Interpolation, Preprocess, Resize, TextPreprocess
 from modelmora.errors import ModelMoraError, from_code
 from modelmora.ports import Footprint, Holding, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import types_pb2
+from runners.inputs.arrays import array_of, bytes_of, dtype_of
+from runners.payload import Body, Parcel, Payload
 
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
@@ -24,49 +30,59 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+_DESCRIPTION = TypeAdapter(Description)
+
+
 def description_to_wire(value: Description) -> pb.Description:
     """A description as a message."""
-    image, text = value.image, value.text
-    return pb.Description(
-        model=value.model,
-        dimension=value.dimension,
-        max_batch=value.max_batch,
-        image=None
-        if image is None
-        else pb.ImagePreprocess(
-            resize=image.resize,
-            height=image.height,
-            width=image.width,
-            interpolation=image.interpolation,
-            fill=image.fill,
-            mean=image.mean,
-            std=image.std,
-        ),
-        text=None if text is None else pb.TextPreprocess(tokenizer=text.tokenizer, context_length=text.context_length),
-    )
+    return pb.Description(json=_DESCRIPTION.dump_json(value))
 
 
 def description_of(message: pb.Description) -> Description:
     """A message as a description."""
-    image, text = message.image, message.text
-    return Description(
-        model=message.model,
-        dimension=message.dimension,
-        max_batch=message.max_batch,
-        image=Preprocess(
-            resize=cast(Resize, image.resize),
-            height=image.height,
-            width=image.width,
-            interpolation=cast(Interpolation, image.interpolation),
-            fill=image.fill,
-            mean=(image.mean[0], image.mean[1], image.mean[2]),
-            std=(image.std[0], image.std[1], image.std[2]),
-        )
-        if message.HasField("image")
-        else None,
-        text=TextPreprocess(tokenizer=cast(Any, text.tokenizer), context_length=text.context_length)
-        if message.HasField("text")
-        else None,
+    return _DESCRIPTION.validate_json(message.json)
+
+
+def payload_of(work: pb.Work) -> Payload:
+    """What is to be computed; raises ValueError where bytes and shape do not fit."""
+    if work.HasField("parcel"):
+        return parcel_of(work.parcel)
+    if work.task in ("embed_image", "classify"):
+        return np.frombuffer(work.data, np.uint8).reshape(tuple(work.shape))
+    return np.frombuffer(work.data, np.dtype("<i4") if work.shape else np.uint8)
+
+
+def fill_body(result: pb.Result, body: Body) -> None:
+    """Puts what was computed into its message."""
+    if isinstance(body, Parcel):
+        result.parcel.CopyFrom(parcel_to_wire(body))
+    else:
+        result.vector = body
+
+
+def body_of(result: pb.Result) -> Body:
+    """What was computed."""
+    return parcel_of(result.parcel) if result.HasField("parcel") else result.vector
+
+
+def parcel_to_wire(value: Parcel) -> pb.Parcel:
+    """A parcel as a message."""
+    return pb.Parcel(
+        tensors=[
+            pb.Tensor(name=name, dtype=dtype_of(array), shape=array.shape, data=bytes_of(array))
+            for name, array in value.tensors.items()
+        ],
+        options=orjson.dumps(dict(value.options)) if value.options else b"",
+        rows=value.rows,
+    )
+
+
+def parcel_of(message: pb.Parcel) -> Parcel:
+    """A message as a parcel."""
+    return Parcel(
+        tensors={one.name: array_of(one.dtype, tuple(one.shape), one.data) for one in message.tensors},
+        options=orjson.loads(message.options) if message.options else {},
+        rows=message.rows,
     )
 
 

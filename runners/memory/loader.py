@@ -12,11 +12,11 @@ from typing import TypeAlias, TypeVar
 import structlog
 
 from modelmora.domain.models import ModelSpec, Task
-from runners import devices
+from runners import capabilities, devices
 from runners.memory.entry import Entry
 from runners.memory.meters import Bustle, Meter
 from runners.memory.sizes import Measured, Sizes, guess
-from runners.provider import Loaded, Provider
+from runners.provider import AnyProvider, Loaded
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ class Loader:
 
     def __init__(
         self,
-        providers: Callable[[str], Provider],
+        providers: Callable[[str], AnyProvider],
         *,
         share: devices.Share,
         meters: Callable[[str], Meter],
@@ -78,11 +78,12 @@ class Loader:
             with self._bustle.busy() as alone:
                 before = meter.used()
                 loaded = provider.load(spec, folder, device=device, threads=self._share.threads, tell=tell)
+                capabilities.check(spec, provider.tasks(), loaded)
                 return loaded, meter.used() - before if alone() else 0
 
         loaded, grown = await self._in_thread(work)
         home = devices.memory_home(loaded.device)
-        full = dict.fromkeys(provider.tasks(), spec.batching.max_batch or loaded.description.max_batch)
+        full = dict.fromkeys(provider.tasks(), loaded.description.max_batch)
         size = self.sizes.of(spec, home)
         size.opened(max(loaded.weight_bytes, grown if home == entry.device else 0), full)
         entry.device, entry.bytes, entry.loop = home, size.bytes, loop
@@ -113,7 +114,7 @@ class Loader:
     def run_full(self, entry: Entry, loaded: Loaded, task: Task, items: int) -> None:
         """A batch of so many samples on all threads, measured; raises what the model does."""
         with self.measuring(entry, task, items):
-            loaded.run(task, [loaded.sample(task)] * items, threads=self._share.threads)
+            capabilities.forward(loaded, task, [loaded.sample(task)] * items, threads=self._share.threads)
 
     def shutdown(self) -> None:
         """Ends the thread once it is done with what it has."""

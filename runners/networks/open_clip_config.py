@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec
-from modelmora.domain.preprocess import Description, Interpolation, Preprocess, Resize, TextPreprocess
+from modelmora.domain.preprocess import Interpolation, Preprocess, Resize, TextPreprocess
 from modelmora.errors import ModelLoadFailed
 from runners.provider import refuse_unknown
 

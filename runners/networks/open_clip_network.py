@@ -15,8 +15,8 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 from torch.nn.functional import normalize
 
+from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.preprocess import Description
 from modelmora.errors import ModelLoadFailed, ValidationFailed
 from runners.networks import exhaustion
 from runners.networks.attention import straighten
@@ -76,7 +76,7 @@ class OpenClip:
             raise ValidationFailed(f"{self.description.model} takes token ids, which the API makes", field="text")
         return self._tokenizer.encode(text, self.description.text.context_length, truncate=truncate)
 
-    def run(
+    def embed(
         self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
     ) -> NDArray[np.float32]:
         if self.device == "cpu":

@@ -14,7 +14,16 @@ from importlinter.cli import lint_imports
 from tests.architecture.tree import ROOMS, ROOT
 
 HEAVY = {"torch", "torchvision", "open_clip", "transformers", "tensorflow", "sklearn", "pandas"}
-DOORS = ["service", "wiring.api", "wiring.runner", "api.http.app", "api.grpc.server", "runners.handle", "runners.host"]
+DOORS = [
+    "service",
+    "wiring.api",
+    "wiring.runner",
+    "api.http.app",
+    "api.grpc.server",
+    "runners.handle",
+    "runners.inference",
+    "runners.host",
+]
 REGISTRY = """
 version: 1
 models:

@@ -10,7 +10,8 @@ import pytest
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import DependencyUnavailable, ModelLoadFailed, ModelLoading
 from modelmora.ports import Artifacts, Fetch
-from registry.artifacts import LocalArtifacts
+from registry.artifacts import FamilyFiles, LocalArtifacts
+from runners.open_clip import OpenClipProvider
 from tests.contracts.hub_server import HubServer
 from tests.support import reserve_port
 
@@ -46,9 +47,14 @@ def artifacts(hub: HubServer, tmp_path: Path) -> LocalArtifacts:
     return served_by(hub.url, tmp_path)
 
 
+def files_of(provider: str) -> FamilyFiles:
+    layout = OpenClipProvider().layout() if provider == "open_clip" else None
+    return FamilyFiles(needed=provider != "noop", layout=layout)
+
+
 def served_by(endpoint: str, folder: Path) -> LocalArtifacts:
     (folder / "bundled").mkdir(exist_ok=True)
-    return LocalArtifacts(folder / "bundled", folder / "cache", endpoint=endpoint)
+    return LocalArtifacts(folder / "bundled", folder / "cache", files=files_of, endpoint=endpoint)
 
 
 def model(source: str, provider: str = "open_clip") -> ModelSpec:
@@ -183,7 +189,7 @@ async def test_a_repository_without_the_familys_files_says_what_it_lacks(artifac
 
 
 async def test_a_family_that_is_not_fetched_says_so(artifacts: LocalArtifacts) -> None:
-    with pytest.raises(ModelLoadFailed, match="only models of open_clip come from the hub"):
+    with pytest.raises(ModelLoadFailed, match="models of provider .* do not come from the hub"):
         artifacts.locate(model("hub:org/clip", "onnx"))
 
 

@@ -182,7 +182,10 @@ class _Servicer(inference_pb2_grpc.ModelInferenceServicer):
 def grpc_server(script: Script, *, port: int = 0) -> Iterator[str]:
     """A gRPC server until the block ends; yields its URL. It ends abruptly: running calls are cut."""
     server = grpc.server(ThreadPoolExecutor(8), options=(("grpc.so_reuseport", 0),))
-    inference_pb2_grpc.add_ModelInferenceServicer_to_server(_Servicer(script), server)
+    inference_pb2_grpc.add_ModelInferenceServicer_to_server(
+        _Servicer(script),  # type: ignore[abstract] # what the client does not call here is answered UNIMPLEMENTED
+        server,
+    )
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:

@@ -14,10 +14,12 @@ from modelmora.domain.outcome import Outcome
 from modelmora.ports import Footprint
 from runners import families
 from runners.devices import Share
-from runners.handle import HandleSettings, RunnerHandle
+from runners.handle import RunnerHandle
+from runners.hop.errands import Errands, HandleSettings
 from runners.hop.fleet import Fleet
 from runners.host import HostSettings, RunnerHost
-from runners.provider import Provider
+from runners.inference import RunnerInference
+from runners.provider import AnyProvider
 from tests.families import Family
 
 
@@ -55,7 +57,9 @@ class Hop:
         self.hosts: list[RunnerHost] = []
         self.fleet = Fleet({"default": directory}, known=known)
         settings = HandleSettings(decode_threads=1, max_in_flight=64, max_pixels=10_000, max_text_chars=2_000)
-        self.handle = RunnerHandle(self.fleet, {"default": 1}, settings)
+        self.handle = RunnerHandle(self.fleet, {"default": 1})
+        self.errands = Errands(self.fleet, settings)
+        self.inference = RunnerInference(self.errands)
         self._catalogue = Catalogue(models, (GroupSpec(),))
         self._share = Share(threads=1, budget_bytes=budget_bytes)
 
@@ -66,6 +70,7 @@ class Hop:
     async def __aexit__(self, *_: object) -> None:
         for gate in (self.family.running, self.family.loading, self.family.closing):
             gate.open()
+        self.errands.close()
         await self.handle.close()
         for host in self.hosts:
             await host.stop()
@@ -83,7 +88,7 @@ class Hop:
     async def texts(self, spec: ModelSpec, *texts: str, within_s: float = 30.0) -> list[Outcome[Embedded]]:
         """What becomes of texts that are asked for together."""
         items: list[Content] = [Text(text) for text in texts]
-        return await self.handle.embed(spec, "embed_text", items, call=call(within_s=within_s))
+        return await self.inference.embed(spec, "embed_text", items, call=call(within_s=within_s))
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str) -> AnyProvider:
         return self.family if name == "family" else families.provider(name)

@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from modelmora.domain.description import Description
 from modelmora.domain.inference import Content, Embedded, Image, Text
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.domain.preprocess import Description, TextPreprocess
+from modelmora.domain.preprocess import TextPreprocess
 from modelmora.domain.progress import Step
 from modelmora.errors import (
     DeadlineExceeded,
@@ -77,7 +78,7 @@ def shown(outcomes: Sequence[Outcome[Embedded]]) -> list[list[float] | str]:
 def direct(*contents: bytes, spec: ModelSpec = NOOP_SPEC) -> list[list[float]]:
     """What the no-op model answers without any hop."""
     model = NOOP.load(spec, None, device="cpu", threads=1)
-    return [row.tolist() for row in model.run("embed_text", [np.frombuffer(c, np.uint8) for c in contents])]
+    return [row.tolist() for row in model.embed("embed_text", [np.frombuffer(c, np.uint8) for c in contents])]
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
@@ -98,7 +99,7 @@ async def test_pictures_are_decoded_here_and_cross_as_pixels(hop: Hop) -> None:
     colours = [(255, 0, 0), (0, 9, 0)]
     items: list[Content] = [Image(png(colours[0])), Image(b"no picture"), Image(png(colours[1]))]
 
-    outcomes = await hop.handle.embed(NOOP_SPEC, "embed_image", items, call=call())
+    outcomes = await hop.inference.embed(NOOP_SPEC, "embed_image", items, call=call())
 
     red, dark = direct(bytes(colours[0]) * 16, bytes(colours[1]) * 16)
     assert shown(outcomes) == [red, "unsupported_media", dark]
@@ -140,7 +141,7 @@ async def test_an_error_crosses_with_all_it_says(hop: Hop) -> None:
 async def test_what_a_model_cannot_take_is_refused_by_item(hop: Hop) -> None:
     await hop.host()
 
-    outcome = await hop.handle.embed(OWN, "embed_image", [Image(png((1, 2, 3)))], call=call())
+    outcome = await hop.inference.embed(OWN, "embed_image", [Image(png((1, 2, 3)))], call=call())
 
     assert shown(outcome) == ["capability_missing"]
 
@@ -486,7 +487,7 @@ async def test_how_far_an_item_is_crosses_only_when_asked(hop: Hop) -> None:
     steps: list[tuple[int, Step]] = []
 
     items: list[Content] = [Text("a"), Text("b")]
-    await hop.handle.embed(
+    await hop.inference.embed(
         NOOP_SPEC, "embed_text", items, call=call(), watch=lambda index, step: steps.append((index, step))
     )
 
@@ -507,7 +508,7 @@ async def test_bulk_work_crosses_as_such(hop: Hop) -> None:
     await until(hop.family.running.reached.is_set)
     bulk = replace(call(), priority="bulk")
     items: list[Content] = [Text(f"bulk {i}") for i in range(2)]
-    later = asyncio.create_task(hop.handle.embed(OWN, "embed_text", items, call=bulk))
+    later = asyncio.create_task(hop.inference.embed(OWN, "embed_text", items, call=bulk))
     await until(lambda: hop.hosts[0].batcher.queued() == 2)
     urgent = asyncio.create_task(hop.texts(OWN, *(f"urgent {i}" for i in range(4))))
     await until(lambda: hop.hosts[0].batcher.queued() == 6)

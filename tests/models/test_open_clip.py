@@ -21,12 +21,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from load.random_weights import write_random
-from modelmora.domain.preprocess import Description, Preprocess
+from modelmora.domain.description import Description
+from modelmora.domain.preprocess import Preprocess
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ValidationFailed
 from runners import devices
 from runners.inputs.tokenizer import prepare_text
 from runners.networks.open_clip_network import OpenClip
-from runners.open_clip import PROVIDER
+from runners.open_clip import PROVIDER, OpenClipProvider
 from runners.preprocess import prepare_image
 from tests.models.conftest import SMALL, cosines, small, spec, stored
 from tests.support import required_in_ci
@@ -68,19 +69,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def loaded(folder: Path, **changes: Any) -> OpenClip:
-    return PROVIDER.load(spec(**changes), folder, device="cpu", threads=2)
+    return OpenClipProvider().load(spec(**changes), folder, device="cpu", threads=2)
 
 
 def pictures_by_us(model: OpenClip, files: list[bytes]) -> NDArray[np.float32]:
     how = model.description.image
     assert how is not None
-    return model.run("embed_image", [prepare_image(data, how) for data in files])
+    return model.embed("embed_image", [prepare_image(data, how) for data in files])
 
 
 def texts_by_us(model: OpenClip, texts: list[str]) -> NDArray[np.float32]:
     how = model.description.text
     assert how is not None
-    return model.run("embed_text", [prepare_text(text, how, truncate=True) for text in texts])
+    return model.embed("embed_text", [prepare_text(text, how, truncate=True) for text in texts])
 
 
 class Reference:
@@ -141,7 +142,7 @@ def test_vit_b_32_gives_the_vectors_of_open_clip_and_returns_its_memory(tmp_path
     process = psutil.Process()
     before = process.memory_info().rss
     model = loaded(folder)
-    model.run("embed_image", [model.sample("embed_image")] * 4)
+    model.embed("embed_image", [model.sample("embed_image")] * 4)
     held = process.memory_info().rss - before
     assert held >= 0.9 * model.weight_bytes
     model.close()
@@ -402,7 +403,7 @@ def test_nothing_is_trained(written: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("task", ["embed_image", "embed_text"])
 def test_a_sample_can_be_run(task: Any, written: Callable[..., Path]) -> None:
     model = loaded(written())
-    assert model.run(task, [model.sample(task)] * 3).shape == (3, 64)
+    assert model.embed(task, [model.sample(task)] * 3).shape == (3, 64)
 
 
 def test_the_order_of_a_batch_is_kept(written: Callable[..., Path], files: list[bytes]) -> None:
@@ -420,8 +421,8 @@ def test_a_vector_that_is_not_finite_comes_back_as_such_beside_healthy_ones(writ
     save_file(weights, folder / WEIGHTS)
     model = loaded(folder)
     healthy = [prepare_text(text, text_how(model.description), truncate=True) for text in TEXTS]
-    assert np.isfinite(model.run("embed_text", healthy)).all()
-    rows = model.run("embed_text", [*healthy, poisoned])
+    assert np.isfinite(model.embed("embed_text", healthy)).all()
+    rows = model.embed("embed_text", [*healthy, poisoned])
     assert np.isfinite(rows).all(axis=1).tolist() == [True] * len(healthy) + [False]
 
 
@@ -433,7 +434,7 @@ def text_how(description: Description) -> Any:
 def test_another_task_is_refused(written: Callable[..., Path]) -> None:
     model = loaded(written())
     with pytest.raises(ValueError, match="segment"):
-        model.run("segment", [model.sample("embed_image")])
+        model.embed("segment", [model.sample("embed_image")])
 
 
 # --- tokenizers other than CLIP's --------------------------------------------------------------------------------
@@ -445,9 +446,9 @@ def test_a_tokenizer_that_cleans_differently_runs_beside_the_model(written: Call
     assert text_how(model.description).tokenizer == "runner"
     for text in TEXTS:
         assert (model.tokenize(text, truncate=True) == reference.tokenizer([text])[0].numpy()).all()
-    ours = model.run("embed_text", [model.tokenize(text, truncate=True) for text in TEXTS])
+    ours = model.embed("embed_text", [model.tokenize(text, truncate=True) for text in TEXTS])
     assert cosines(ours, reference.texts(TEXTS)).min() >= 0.9999
-    assert model.run("embed_text", [model.sample("embed_text")]).shape == (1, 64)
+    assert model.embed("embed_text", [model.sample("embed_text")]).shape == (1, 64)
 
 
 def test_a_text_too_long_for_such_a_tokenizer_is_refused_unless_truncated(written: Callable[..., Path]) -> None:

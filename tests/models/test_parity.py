@@ -400,7 +400,7 @@ async def test_one_examination_at_a_time(bench: Bench) -> None:
 def job(host: RunnerHost, image: NDArray[np.uint8]) -> tuple[Job, asyncio.Future[Outcome[Computed]]]:
     answer: asyncio.Future[Outcome[Computed]] = asyncio.get_running_loop().create_future()
     task: Task = "embed_image"
-    one = Job(spec=AUTO, task=task, array=image, deadline=time.monotonic() + 30, done=answer.set_result)
+    one = Job(spec=AUTO, task=task, payload=image, deadline=time.monotonic() + 30, done=answer.set_result)
     return one, answer
 
 
@@ -410,7 +410,9 @@ async def vectors(host: RunnerHost, images: Sequence[NDArray[np.uint8]]) -> NDAr
         host.batcher.submit(one)
     outcomes = [await answer for _, answer in made]
     assert all(isinstance(outcome, Ok) for outcome in outcomes), outcomes
-    return np.stack([np.frombuffer(outcome.value.vector, "<f4") for outcome in outcomes if isinstance(outcome, Ok)])
+    return np.stack(
+        [np.frombuffer(cast(bytes, outcome.value.body), "<f4") for outcome in outcomes if isinstance(outcome, Ok)]
+    )
 
 
 def pictures(count: int) -> Iterator[NDArray[np.uint8]]:

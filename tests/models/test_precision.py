@@ -28,7 +28,7 @@ from runners.networks.attention import MaskedAttention, straighten
 from runners.networks.layers import layers_of, telling
 from runners.networks.open_clip_network import OpenClip, use_threads
 from runners.networks.transfer import SideStreams
-from runners.open_clip import PROVIDER
+from runners.open_clip import OpenClipProvider
 from runners.provider import Tell
 from tests.models.conftest import small, spec
 from tests.support import only_on_linux
@@ -39,7 +39,7 @@ TASKS: tuple[Task, ...] = ("embed_image", "embed_text")
 
 
 def loaded(folder: Path, *, threads: int = 2, tell: Tell | None = None, **changes: Any) -> OpenClip:
-    return PROVIDER.load(spec(**changes), folder, device="cpu", threads=threads, tell=tell)
+    return OpenClipProvider().load(spec(**changes), folder, device="cpu", threads=threads, tell=tell)
 
 
 def noise(count: int, size: int = 64) -> list[NDArray[np.uint8]]:
@@ -59,7 +59,7 @@ def tokens(count: int, length: int = 32) -> list[NDArray[np.int32]]:
 
 def threads_seen(model: OpenClip, **options: Any) -> int:
     """How many threads the calling thread's operations use after a batch."""
-    model.run("embed_text", tokens(1), **options)
+    model.embed("embed_text", tokens(1), **options)
     return torch.get_num_threads()
 
 
@@ -102,9 +102,9 @@ def test_batches_side_by_side_give_what_they_give_alone(task: Task, written: Cal
     model = loaded(written(small(vision={"layers": 4, "width": 128})))
     items: list[Any] = noise(12) if task == "embed_image" else tokens(12)
     batches = [items[:5], items[5:], items[2:9]]
-    alone = [model.run(task, batch, threads=1) for batch in batches]
+    alone = [model.embed(task, batch, threads=1) for batch in batches]
     with ThreadPoolExecutor(3) as lanes:
-        together = list(lanes.map(lambda batch: model.run(task, batch, threads=1), batches * 8))
+        together = list(lanes.map(lambda batch: model.embed(task, batch, threads=1), batches * 8))
     for index, rows in enumerate(together):
         np.testing.assert_array_equal(rows, alone[index % 3])
 
@@ -113,11 +113,11 @@ def test_batches_side_by_side_give_what_they_give_alone(task: Task, written: Cal
 def test_an_item_gets_the_same_vector_alone_and_in_any_batch(task: Task, written: Callable[..., Path]) -> None:
     model = loaded(written(small(vision={"image_size": 224, "patch_size": 32, "layers": 6, "width": 256})))
     items: list[Any] = noise(16, 224) if task == "embed_image" else tokens(16)
-    alone = np.concatenate([model.run(task, [item], threads=1) for item in items])
+    alone = np.concatenate([model.embed(task, [item], threads=1) for item in items])
     for size in (2, 3, 8, 16):
         for threads in (1, 2):
             together = np.concatenate(
-                [model.run(task, items[start : start + size], threads=threads) for start in range(0, 16, size)]
+                [model.embed(task, items[start : start + size], threads=threads) for start in range(0, 16, size)]
             )
             assert np.abs(together - alone).max() <= 1e-5
 
@@ -127,9 +127,9 @@ def test_an_item_gets_the_same_vector_alone_and_in_any_batch(task: Task, written
 def test_vit_b_32_gives_the_same_vector_alone_and_in_a_batch(tmp_path: Path) -> None:
     model = loaded(write_random("ViT-B-32", tmp_path / "vit"))
     items = noise(16, 224)
-    alone = np.concatenate([model.run("embed_image", [item]) for item in items])
-    assert np.abs(model.run("embed_image", items) - alone).max() <= 1e-5
-    assert np.abs(model.run("embed_image", items, threads=1) - alone).max() <= 1e-5
+    alone = np.concatenate([model.embed("embed_image", [item]) for item in items])
+    assert np.abs(model.embed("embed_image", items) - alone).max() <= 1e-5
+    assert np.abs(model.embed("embed_image", items, threads=1) - alone).max() <= 1e-5
 
 
 def test_a_row_that_is_not_finite_leaves_its_neighbours_alone(written: Callable[..., Path]) -> None:
@@ -137,9 +137,9 @@ def test_a_row_that_is_not_finite_leaves_its_neighbours_alone(written: Callable[
     weights = load_file(folder / WEIGHTS)
     batch = tokens(3)
     weights["token_embedding.weight"][int(batch[1][5])] = float("nan")
-    expected = loaded(folder).run("embed_text", [batch[0], batch[2]])
+    expected = loaded(folder).embed("embed_text", [batch[0], batch[2]])
     save_file(weights, folder / WEIGHTS)
-    rows = loaded(folder).run("embed_text", batch)
+    rows = loaded(folder).embed("embed_text", batch)
     assert np.isfinite(rows).all(axis=1).tolist() == [True, False, True]
     np.testing.assert_allclose(rows[[0, 2]], expected, atol=1e-6)
 
@@ -178,7 +178,7 @@ def test_attention_of_another_kind_is_left_as_it_is(options: dict[str, Any]) -> 
 def test_the_text_tower_copies_no_weights_while_it_runs(written: Callable[..., Path]) -> None:
     model = loaded(written(), precision="bf16")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
-        model.run("embed_text", tokens(3))
+        model.embed("embed_text", tokens(3))
     copied = [event.input_shapes for event in profile.key_averages(group_by_input_shape=True) if "copy_" in event.key]
     assert copied
     assert not [shapes for shapes in copied if [32, 64, 192] in shapes]  # tokens x width x three projections
@@ -200,8 +200,8 @@ def test_the_layers_of_the_tower_that_runs_are_told_one_by_one(
     task: Task, architecture: dict[str, Any], layers: dict[Task, int], written: Callable[..., Path]
 ) -> None:
     model, told = loaded(written(architecture)), list[tuple[int, int]]()
-    expected = model.run(task, [model.sample(task)])
-    rows = model.run(task, [model.sample(task)], tell=lambda *step: told.append(step))
+    expected = model.embed(task, [model.sample(task)])
+    rows = model.embed(task, [model.sample(task)], tell=lambda *step: told.append(step))
     assert told == [(done, layers[task]) for done in range(1, layers[task] + 1)]
     np.testing.assert_array_equal(rows, expected)
 
@@ -212,10 +212,10 @@ def hooks(model: OpenClip) -> int:
 
 def test_hooks_stand_only_while_somebody_asks_and_go_when_the_batch_fails(written: Callable[..., Path]) -> None:
     model, seen = loaded(written()), list[int]()
-    model.run("embed_text", tokens(1), tell=lambda *_: seen.append(hooks(model)))
+    model.embed("embed_text", tokens(1), tell=lambda *_: seen.append(hooks(model)))
     assert seen == [2, 2]
     with pytest.raises(IndexError):
-        model.run("embed_text", [np.full(32, 10**6, np.int32)], tell=lambda *_: None)
+        model.embed("embed_text", [np.full(32, 10**6, np.int32)], tell=lambda *_: None)
     assert hooks(model) == 0
 
 
@@ -261,7 +261,7 @@ def test_loading_tells_its_bytes_up_to_all_of_them(written: Callable[..., Path])
 PEAK = """
 import sys, threading, time
 from pathlib import Path
-from runners.open_clip import PROVIDER
+from runners.open_clip import PROVIDER, OpenClipProvider
 from modelmora.domain.models import ModelSpec
 PROVIDER.prepare()
 
@@ -335,7 +335,7 @@ def test_every_way_to_run_out_of_memory_is_one_error(cause: Exception, written: 
 
     model._transfer = Exhausted()
     with pytest.raises(OutOfMemory, match=r"a batch of 3 for tested@1.0.0 does not fit into the memory of cpu"):
-        model.run("embed_text", tokens(3))
+        model.embed("embed_text", tokens(3))
 
 
 def test_the_cpus_own_allocator_is_understood() -> None:
@@ -480,7 +480,7 @@ def test_each_thread_has_one_stream_of_its_own() -> None:
 
 def test_a_network_gives_the_same_vectors_through_streams(written: Callable[..., Path]) -> None:
     model, cuda = loaded(written()), FakeCuda()
-    expected = [model.run("embed_image", noise(3)), model.run("embed_text", tokens(3))]
+    expected = [model.embed("embed_image", noise(3)), model.embed("embed_text", tokens(3))]
     model._transfer = SideStreams("cpu", cuda=cuda, pinned=fake_pinned(cuda))
-    np.testing.assert_array_equal(model.run("embed_image", noise(3)), expected[0])
-    np.testing.assert_array_equal(model.run("embed_text", tokens(3)), expected[1])
+    np.testing.assert_array_equal(model.embed("embed_image", noise(3)), expected[0])
+    np.testing.assert_array_equal(model.embed("embed_text", tokens(3)), expected[1])

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ class Fixture:
             future.set_result(outcome)  # raises when answered twice
 
         until_ = time.monotonic() + within_s
-        job = Job(spec=model, task="embed_text", array=array, deadline=until_, done=done, **options)
+        job = Job(spec=model, task="embed_text", payload=array, deadline=until_, done=done, **options)
         self.batcher.submit(job)
         return job, future
 
@@ -96,7 +96,10 @@ async def settled(answers: list[Answer]) -> list[list[float] | str]:
     """Each item's vector, or its error's code."""
     async with asyncio.timeout(30):
         outcomes = await asyncio.gather(*answers)
-    return [np.frombuffer(o.value.vector, "<f4").tolist() if isinstance(o, Ok) else o.error.code for o in outcomes]
+    return [
+        np.frombuffer(cast(bytes, o.value.body), "<f4").tolist() if isinstance(o, Ok) else o.error.code
+        for o in outcomes
+    ]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from modelmora.domain.batching import Lanes
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import Overloaded
 from runners.batcher import Batcher
+from runners.capabilities import rows
 from tests.fakes import until
 from tests.families import GIB, row_of
 from tests.pools import A, B, PoolFixture, Taking
@@ -37,9 +38,9 @@ async def test_its_rows_come_back_with_the_seconds_that_a_clock_counted(its: Poo
     ticks = iter([10.0, 12.5])
     async with its.pool.lease(A) as loaded:
         batch = [loaded.sample("embed_text")]
-        rows, seconds = await batcher.run_alone(loaded, "embed_text", batch, clock=lambda: next(ticks))
+        given, seconds = await batcher.run_alone(loaded, "embed_text", batch, clock=lambda: next(ticks))
 
-    assert (rows.tolist(), seconds) == ([row_of(b"sample")], 2.5)
+    assert (rows(given).tolist(), seconds) == ([row_of(b"sample")], 2.5)
 
 
 async def run(its: PoolFixture, batcher: Batcher, *, items: int = 1, spec: ModelSpec | None = None) -> None:

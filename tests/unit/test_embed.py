@@ -18,7 +18,7 @@ from modelmora.errors import (
     ValidationFailed,
     VersionNotFound,
 )
-from modelmora.usecases.embed import first_error
+from modelmora.usecases.admission import first_error
 from tests.fakes import CLIP, OLD, TIMINGS, VIT, World, vector_of
 
 CALL = Call(request_id="r", deadline=5_000.0)

@@ -45,7 +45,9 @@ class Fixture(PoolFixture):
     def ask(self, content: bytes, model: ModelSpec) -> asyncio.Future[Outcome[Computed]]:
         answer: asyncio.Future[Outcome[Computed]] = asyncio.get_running_loop().create_future()
         array, deadline = np.frombuffer(content, np.uint8), time.monotonic() + 60
-        self.batcher.submit(Job(spec=model, task="embed_text", array=array, deadline=deadline, done=answer.set_result))
+        self.batcher.submit(
+            Job(spec=model, task="embed_text", payload=array, deadline=deadline, done=answer.set_result)
+        )
         return answer
 
 

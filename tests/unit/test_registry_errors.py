@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.errors import Fault, ValidationFailed
-from registry.declared import PROVIDERS, RegistryError, load
+from registry.declared import Families, RegistryError, load
 
+FAMILIES = Families(
+    ("open_clip", "noop", "dinov2", "sam", "classifier", "onnx", "tensorflow"),
+    lambda name: ("segmentation",) if name == "sam" else ("embedding",),
+)
 HEAD = """\
 version: 1
 groups:
@@ -28,11 +32,11 @@ GOOD = """\
 """
 
 
-def lines(folder: Path, text: str | bytes, *, providers: tuple[str, ...] = PROVIDERS) -> list[str]:
+def lines(folder: Path, text: str | bytes, *, families: Families = FAMILIES) -> list[str]:
     file = folder / "ModelRegistry.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RegistryError) as caught:
-        load(file, providers=providers)
+        load(file, families=families)
     assert isinstance(caught.value, ValidationFailed)
     details = [fault.detail for fault in caught.value.faults]
     assert all(detail in str(caught.value) for detail in details)
@@ -133,8 +137,15 @@ def test_a_group_may_be_called_like_a_key(tmp_path: Path, name: str) -> None:
 
 
 def test_a_family_that_cannot_be_run_here_is_refused(tmp_path: Path) -> None:
-    [line] = lines(tmp_path, HEAD + GOOD, providers=("open_clip", "onnx"))
+    [line] = lines(tmp_path, HEAD + GOOD, families=Families(("open_clip", "onnx"), lambda name: ()))
     assert "models[0].provider: found 'noop', takes a model family that can be run: onnx, open_clip" in line
+
+
+def test_a_family_serves_its_types_of_model_only(tmp_path: Path) -> None:
+    [line] = lines(tmp_path, HEAD + GOOD.replace("noop", "sam"))
+    assert (
+        line == "ModelRegistry.yaml:7: models[0].type: found 'embedding', takes what provider sam serves: segmentation"
+    )
 
 
 def test_a_version_of_a_model_is_declared_once(tmp_path: Path) -> None:

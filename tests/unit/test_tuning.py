@@ -276,7 +276,7 @@ def submit(host: RunnerHost) -> asyncio.Future[Outcome[Computed]]:
     """Another caller's item."""
     answer: asyncio.Future[Outcome[Computed]] = asyncio.get_running_loop().create_future()
     array = np.frombuffer(b"other", np.uint8)
-    job = Job(spec=SPEC, task="embed_text", array=array, deadline=time.monotonic() + 30, done=answer.set_result)
+    job = Job(spec=SPEC, task="embed_text", payload=array, deadline=time.monotonic() + 30, done=answer.set_result)
     host.batcher.submit(job)
     return answer
 

@@ -1,0 +1,103 @@
+"""Tensors as values: a dtype, a shape and little-endian bytes; and what a model says of those it takes and gives."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+from typing import Literal
+
+DType = Literal[
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "bytes",
+]
+"""numpy's names; `bytes` is a text or a file an element."""
+
+ITEM_BYTES: Mapping[DType, int] = MappingProxyType(
+    {
+        "bool": 1,
+        "uint8": 1,
+        "uint16": 2,
+        "uint32": 4,
+        "uint64": 8,
+        "int8": 1,
+        "int16": 2,
+        "int32": 4,
+        "int64": 8,
+        "float16": 2,
+        "float32": 4,
+        "float64": 8,
+    }
+)
+"""What an element takes; `bytes` has no fixed size."""
+
+FLOATS: frozenset[DType] = frozenset({"float16", "float32", "float64"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A dense tensor, row-major, little-endian.
+
+    An element of `bytes` is its length as an unsigned 32-bit number, then its content (the binary form of the Open
+    Inference Protocol).
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    data: bytes
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+Axis = int | str | None
+"""The size of an axis, the name of one that may differ (equal names have equal sizes in a request), or None: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """What a model takes or gives under a name. The first axis of a model that takes batches is their size.
+
+    `low` and `high` are the least and the largest value that is taken; `labels` name the places of the last axis.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[Axis, ...]
+    low: float | None = None
+    high: float | None = None
+    labels: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def pack(elements: Iterable[bytes]) -> bytes:
+    """Elements of `bytes` as they stand in `Tensor.data`."""
+    return b"".join(struct.pack("<I", len(one)) + one for one in elements)
+
+
+def unpack(data: bytes) -> list[bytes]:
+    """The elements of a `bytes` tensor; raises ValueError where the lengths do not fit the data."""
+    elements, at = list[bytes](), 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise ValueError(f"{len(data) - at} bytes are left where a length of 4 bytes is due")
+        (length,) = struct.unpack_from("<I", data, at)
+        if at + 4 + length > len(data):
+            raise ValueError(f"an element says it has {length} bytes; {len(data) - at - 4} are left")
+        elements.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return elements
