@@ -1,4 +1,4 @@
-"""Pictures to the uint8 pixels a model wants, as open_clip's own pipeline does it, without torch."""
+"""Pictures to the uint8 pixels a model wants, as the reference libraries' own pipelines do it, without torch."""
 
 from __future__ import annotations
 
@@ -33,11 +33,19 @@ def prepare_image(data: bytes, how: Preprocess, *, max_pixels: int = MAX_PIXELS)
     """(height, width, 3) RGB of the bytes of a picture file, resized and cropped or padded as `how` says.
 
     Pure and safe to call from many threads; Pillow releases the interpreter while it decodes and resizes. With
-    `resize: none` the size is the picture's own. Raises InvalidInput, UnsupportedMedia, LimitExceeded.
+    `resize: none` the size is the picture's own, and of `longest` without `pad` one side may be shorter. Raises
+    InvalidInput, UnsupportedMedia, LimitExceeded.
     """
+    return prepare_sized(data, how, max_pixels=max_pixels)[0]
+
+
+def prepare_sized(
+    data: bytes, how: Preprocess, *, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The same, and the height and width that the upright picture had before."""
     image = decode(data, max_pixels=max_pixels)
     try:
-        return _fit(image, how)
+        return _fit(image, how), (image.height, image.width)
     except MemoryError as cause:
         raise LimitExceeded(f"not enough memory to resize a picture of {image.width}x{image.height}") from cause
 
@@ -47,9 +55,9 @@ def _fit(image: Image.Image, how: Preprocess) -> NDArray[np.uint8]:
         case "shortest":
             return _pixels(_crop(image, how))
         case "longest":
-            return _pad(image, how)
+            return _pad(image, how) if how.pad else _pixels(_shrunk(image, how))
         case "exact":
-            return _pixels(image.resize((how.width, how.height), _FILTERS[how.interpolation]))
+            return _pixels(_squashed(image, how))
         case "none":
             return _pixels(image)
 
@@ -60,20 +68,38 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _crop(image: Image.Image, how: Preprocess) -> Image.Image:
-    """The shortest side to its size, then the centre: bit-equal to open_clip unless the picture is very long."""
+    """The shortest side to its size, then the centre: bit-equal to the library unless the picture is very long."""
     width, height = _scaled_to_shortest(how, image.width, image.height)
-    left, top = round((width - how.width) / 2), round((height - how.height) / 2)
-    centre = (left, top, left + how.width, top + how.height)
+    centre = _centre(how, width, height)
     if width * height > _LONG * how.width * how.height:
-        return _resize_part(image, (width, height), centre, how)
+        left, top, right, bottom = centre
+        x, y = max(0, left), max(0, top)
+        part = _resize_part(image, (width, height), (x, y, min(right, width), min(bottom, height)), how)
+        return part.crop((left - x, top - y, right - x, bottom - y))
     return image.resize((width, height), _FILTERS[how.interpolation]).crop(centre)
 
 
+def _squashed(image: Image.Image, how: Preprocess) -> Image.Image:
+    """Both sides to their sizes; with `shortest` to a square of it, and then the centre."""
+    if not how.shortest:
+        return image.resize((how.width, how.height), _FILTERS[how.interpolation])
+    side = how.shortest
+    return image.resize((side, side), _FILTERS[how.interpolation]).crop(_centre(how, side, side))
+
+
+def _centre(how: Preprocess, width: int, height: int) -> _Box:
+    """Half a pixel goes to the even side in torchvision's `CenterCrop`, down in transformers' (image_transforms.py)."""
+    across, down = width - how.width, height - how.height
+    left, top = (across // 2, down // 2) if how.shortest else (round(across / 2), round(down / 2))
+    return left, top, left + how.width, top + how.height
+
+
 def _scaled_to_shortest(how: Preprocess, width: int, height: int) -> tuple[int, int]:
-    """The size before the crop: torchvision's `Resize` for a square (it truncates), else `ResizeKeepRatio` (rounds)."""
-    if how.width == how.height:
-        long = int(how.width * max(width, height) / min(width, height))
-        return (how.width, long) if width <= height else (long, how.height)
+    """The size before the crop: torchvision's `Resize` and transformers truncate, `ResizeKeepRatio` rounds."""
+    if how.shortest or how.width == how.height:
+        short = how.shortest or how.width
+        long = int(short * max(width, height) / min(width, height))
+        return (short, long) if width <= height else (long, short)
     ratio = min(height / how.height, width / how.width)
     return max(how.width, round(width / ratio)), max(how.height, round(height / ratio))
 
@@ -91,6 +117,13 @@ def _resize_part(image: Image.Image, size: tuple[int, int], part: _Box, how: Pre
     near = image.crop((x, y, min(image.width, ceil(right) + reach_x), min(image.height, ceil(bottom) + reach_y)))
     box = (left - x, top - y, min(right - x, near.width), min(bottom - y, near.height))
     return near.resize((part[2] - part[0], part[3] - part[1]), _FILTERS[how.interpolation], box=box)
+
+
+def _shrunk(image: Image.Image, how: Preprocess) -> Image.Image:
+    """The longest side to its size, the other one as it comes: segment_anything's `ResizeLongestSide`."""
+    scale = min(how.height / image.height, how.width / image.width)
+    width, height = max(1, int(image.width * scale + 0.5)), max(1, int(image.height * scale + 0.5))
+    return image.resize((width, height), _FILTERS[how.interpolation])
 
 
 def _pad(image: Image.Image, how: Preprocess) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ class Preprocess:
 
     `resize` scales the shortest side (then the centre is cropped), the longest (then the rest is padded
     with `fill`, unless `pad` is false), or both (`exact`, aspect not kept). `height` and `width` are the
-    result's; `shortest` is what the shortest side is scaled to before the crop, 0: as the result's.
+    result's; `shortest` is what the shortest side (of `exact`: both) is scaled to before the crop, 0: as the result's.
     `mean` and `std` are in units of 0..1 and applied on the device.
     Semantics: open_clip/transform.py, `image_transform_v2` (is_train=False); of `shortest` transformers' image
     processors; without `pad` segment_anything/utils/transforms.py, `ResizeLongestSide`.

@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 from torch.nn.functional import linear
 
@@ -36,7 +35,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
         self.own_bias = None if bias is None else bias.detach()
-        self.weight = weight.new_empty(0)  # open_clip asks it for its number format
+        self.weight = weight.new_empty(0)  # open_clip and transformers ask it for its number format
         self.weight_bytes = sum(t.numel() * t.element_size() for t in (weight, bias) if t is not None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,12 +62,27 @@ class PackedAttention(nn.Module):
 
 
 def pack(network: nn.Module, dtype: torch.dtype) -> None:
-    """Packs the transformer blocks of a network on the CPU, one layer at a time, where that pays."""
+    """Packs open_clip's transformer blocks of a network on the CPU, one layer at a time, where that pays."""
     if not packing_pays(dtype):
         return
+    from open_clip.transformer import ResidualAttentionBlock  # noqa: PLC0415 - other families' runners go without
+
     for block in network.modules():
         if type(block) is ResidualAttentionBlock:
             _pack_block(block)
+
+
+def pack_linears(network: nn.Module, dtype: torch.dtype) -> None:
+    """Packs every plain linear layer of a network on the CPU, one at a time, where that pays.
+
+    For networks that call their layers: one that reads a layer's `weight` would find nothing there.
+    """
+    if not packing_pays(dtype):
+        return
+    names = [name for name, layer in network.named_modules() if type(layer) is nn.Linear]
+    for name in names:  # by name: whoever held the layers would keep their weights
+        layer: Any = network.get_submodule(name)
+        network.set_submodule(name, PackedLinear(layer.weight, layer.bias))
 
 
 def packed_bytes(network: nn.Module) -> int:

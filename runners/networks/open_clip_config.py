@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.preprocess import Interpolation, Preprocess, Resize, TextPreprocess
 from modelmora.errors import ModelLoadFailed
+from runners.networks.json_files import Json, read_json
 from runners.provider import refuse_unknown
-
-Json: TypeAlias = dict[str, Any]
+from runners.shortening import KEY as SHORTENS
+from runners.shortening import shortest
 
 CONFIG_FILE = "open_clip_config.json"
 CLIP_VOCABULARY = 49408
@@ -60,8 +60,8 @@ def read_config(spec: ModelSpec, folder: Path) -> Config:
     `config: {preprocess: {...}}` overrides `mean`, `std`, `interpolation`, `resize_mode`, `fill_color`. Raises
     ModelLoadFailed naming what is missing or wrong.
     """
-    refuse_unknown(spec, ("architecture", "preprocess"))
-    stored = _read_json(spec, folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    refuse_unknown(spec, ("architecture", "preprocess", "quantize", SHORTENS))
+    stored = read_json(spec, folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     name = spec.config.get("architecture")
     if name is None and not stored:
         raise ModelLoadFailed(f"{spec.key}: {folder.name}/{CONFIG_FILE} is not there; add it, or set architecture")
@@ -74,14 +74,16 @@ def read_config(spec: ModelSpec, folder: Path) -> Config:
 def describe(spec: ModelSpec, config: Config) -> Description:
     """What the API needs to prepare input; raises ModelLoadFailed for a value that open_clip would not take."""
     try:
+        dimension = int(config.architecture["embed_dim"])
         return Description(
             model=spec.key,
-            dimension=int(config.architecture["embed_dim"]),
+            dimension=dimension,
             image=_preprocess(config),
             text=TextPreprocess(
                 tokenizer=_tokenizer(config), context_length=int(config.text.get("context_length", 77))
             ),
             max_batch=spec.batching.max_batch or 16,
+            shortens=shortest(spec, dimension),
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise ModelLoadFailed(f"{spec.key}: the open_clip configuration is not usable: {cause!r}") from cause
@@ -145,16 +147,6 @@ def _check(spec: ModelSpec, architecture: Any) -> None:
         )
 
 
-def _read_json(spec: ModelSpec, file: Path) -> Json:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise ModelLoadFailed(f"{spec.key}: {file.name} cannot be read: {cause}") from cause
-    if not isinstance(content, dict):
-        raise ModelLoadFailed(f"{spec.key}: {file.name} is not a JSON object")
-    return content
-
-
 def _built_in(spec: ModelSpec, name: str) -> Json:
     """open_clip's own configuration of an architecture, found without importing it."""
     package = importlib.util.find_spec("open_clip")
@@ -165,4 +157,4 @@ def _built_in(spec: ModelSpec, name: str) -> Json:
         near = difflib.get_close_matches(name, files, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ModelLoadFailed(f"{spec.key}: open_clip has no architecture {name!r}{hint}", field="config.architecture")
-    return _read_json(spec, files[name])
+    return read_json(spec, files[name])

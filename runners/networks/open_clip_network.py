@@ -20,11 +20,14 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed, ValidationFailed
 from runners.networks import exhaustion
 from runners.networks.attention import straighten
+from runners.networks.cores import use_threads
 from runners.networks.layers import telling
 from runners.networks.linears import pack, packed_bytes
 from runners.networks.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
-from runners.networks.open_clip_weights import Uninitialised, find_weights, put_weights, read_weights
+from runners.networks.open_clip_weights import find_weights, put_weights
+from runners.networks.pixels import Pixels
 from runners.networks.transfer import Transfer, settle, transfer_to
+from runners.networks.weights import Uninitialised, read_weights
 from runners.precision import Concrete
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class OpenClip:
         self._threads = threads
         self._tokenizer = tokenizer
         self._transfer = transfer or transfer_to(device)
-        self._scale, self._shift = _normalisation(description, device)
+        self._pixels = Pixels(description.image, device)
         self.description = description
         self.device = device
         self.precision: str = precision
@@ -100,9 +103,8 @@ class OpenClip:
     def _encode(self, task: Task, stacked: torch.Tensor) -> torch.Tensor:
         match task:
             case "embed_image":
-                # Channels first while still bytes: scaling them last in memory takes eight times as long.
-                pixels = stacked.permute(0, 3, 1, 2).contiguous().float().mul_(self._scale).add_(self._shift)
-                features: torch.Tensor = self._model.encode_image(pixels.to(_DTYPES[self.precision]))
+                pixels = self._pixels.of(stacked, _DTYPES[self.precision])
+                features: torch.Tensor = self._model.encode_image(pixels)
             case "embed_text":
                 features = self._model.encode_text(stacked.long())
             case _:
@@ -144,16 +146,6 @@ class OwnTokenizer:
         return len(self._tokenizer.tokenizer(self._tokenizer.clean_fn(text))["input_ids"])
 
 
-def use_threads(count: int) -> None:
-    """How many cores the calling thread's operations use from now on (0: as it is).
-
-    torch keeps the number for each thread (OpenMP's and MKL's are local), but a thread that computes or asks for the
-    first time takes over the one that was set last by any thread. So it is asked first, and set only when it differs.
-    """
-    if count and torch.get_num_threads() != count:
-        torch.set_num_threads(count)
-
-
 def load_network(
     spec: ModelSpec,
     config: Config,
@@ -171,7 +163,7 @@ def load_network(
     tokenizer = OwnTokenizer(spec, config, folder) if own else None
     with exhaustion.told_as_one(f"{spec.key} does not fit on {device} beside what is there already"):
         use_threads(threads)
-        model = _build(spec, config, device=device, precision=precision)
+        model = build(spec, config, device=device, precision=precision)
         put_weights(spec, model, read_weights(spec, file), tell=tell)
         straighten(model.eval().requires_grad_(False))
         if device == "cpu":
@@ -181,7 +173,7 @@ def load_network(
         return network
 
 
-def _build(spec: ModelSpec, config: Config, *, device: str, precision: Concrete) -> nn.Module:
+def build(spec: ModelSpec, config: Config, *, device: str, precision: Concrete) -> nn.Module:
     """The network on its device, its weights not set yet."""
     options = config.for_building()
     custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
@@ -196,11 +188,3 @@ def _build(spec: ModelSpec, config: Config, *, device: str, precision: Concrete)
             raise
         raise ModelLoadFailed(f"{spec.key}: the network cannot be built: {cause}") from cause
     return model
-
-
-def _normalisation(description: Description, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and summand per channel that make (x / 255 - mean) / std of a byte x."""
-    how = description.image
-    given = (how.mean, how.std) if how else ((0.0,) * 3, (1.0,) * 3)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in given)
-    return 1 / (255 * std), -mean / std

@@ -16,6 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from load.random_weights import write_random
 from modelmora.domain.models import ModelSpec
+from runners.networks import linears
 
 SMALL: dict[str, Any] = {
     "embed_dim": 64,
@@ -69,6 +70,22 @@ def photographs() -> list[Image.Image]:
     """Colour and grey, as large as they come."""
     shipped = [getattr(skimage.data, name)() for name in _SHIPPED]
     return [Image.fromarray(pixels) for pixels in (*load_sample_images().images, *shipped)]
+
+
+@pytest.fixture(scope="session")
+def pictures(photographs: list[Image.Image]) -> list[Image.Image]:
+    """The photographs no larger than 400 pixels, where many networks look at all of them."""
+    made = [photograph.copy() for photograph in photographs]
+    for picture in made:
+        picture.thumbnail((400, 400))
+    return made
+
+
+@pytest.fixture(params=[True, False], ids=["packed", "plain"])
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether linear layers are laid out for oneDNN, whatever pays on this machine."""
+    monkeypatch.setattr(linears, "packing_pays", lambda dtype: request.param)
+    return bool(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock
 
 from runners.networks import linears
-from runners.networks.linears import PackedAttention, PackedLinear, pack, packed_bytes, packing_pays
+from runners.networks.linears import PackedAttention, PackedLinear, pack, pack_linears, packed_bytes, packing_pays
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,36 @@ def test_nothing_is_packed_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch
     pack(network, torch.float32)
 
     assert packed_bytes(network) == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (2, 7, 16), (2, 3, 4, 16), (1, 16)])
+def test_plain_layers_anywhere_are_packed_and_compute_what_they_did(shape: tuple[int, ...], paying: None) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.GELU(), torch.nn.Linear(32, 8, bias=False))
+    network, x = torch.nn.ModuleDict({"deep": torch.nn.ModuleList([layers])}).requires_grad_(False), torch.randn(shape)
+    before, weights = layers(x), sum(p.numel() * 4 for p in network.parameters())
+
+    pack_linears(network, torch.float32)
+
+    assert [type(layer) for layer in layers] == [PackedLinear, torch.nn.GELU, PackedLinear]
+    assert packed_bytes(network) == weights
+    assert not list(network.parameters())
+    torch.testing.assert_close(layers(x), before, atol=2e-6, rtol=1e-5)
+
+
+def test_the_weights_of_a_packed_layer_are_let_go_before_the_next_one(
+    paying: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = torch.nn.ModuleList([torch.nn.Linear(8, 8) for _ in range(4)]).requires_grad_(False)
+    left, packed, alive = [weakref.ref(layer.weight) for layer in layers], PackedLinear.__init__, list[int]()
+
+    def counted(self: PackedLinear, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        alive.append(sum(one() is not None for one in left))
+        packed(self, weight, bias)
+
+    monkeypatch.setattr(PackedLinear, "__init__", counted)
+    pack_linears(layers, torch.float32)
+
+    assert alive == [4, 3, 2, 1]
 
 
 def test_a_format_that_cannot_be_packed_does_not_pay() -> None:

@@ -25,8 +25,9 @@ from modelmora.domain.models import Task
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory
 from runners.networks import exhaustion
 from runners.networks.attention import MaskedAttention, straighten
+from runners.networks.cores import use_threads
 from runners.networks.layers import layers_of, telling
-from runners.networks.open_clip_network import OpenClip, use_threads
+from runners.networks.open_clip_network import OpenClip
 from runners.networks.transfer import SideStreams
 from runners.open_clip import OpenClipProvider
 from runners.provider import Tell
