@@ -1,0 +1,200 @@
+"""A SAM in memory: pictures encoded once and remembered, prompts decoded, masks as run lengths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from segment_anything.utils.transforms import (
+    ResizeLongestSide,
+)
+
+from modelmora.domain.description import Description
+from modelmora.domain.models import Task
+from modelmora.domain.outcome import Ok, Outcome
+from runners.inputs.prompts import ABSENT, FOREGROUND
+from runners.networks import exhaustion
+from runners.networks.cores import use_threads
+from runners.networks.layers import telling
+from runners.networks.linears import packed_bytes
+from runners.networks.sam_cache import Encoded, EncodedPictures
+from runners.networks.sam_masks import full_size, measures, run_lengths, stability
+from runners.payload import Parcel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runners.provider import Tell
+
+TOGETHER = 8
+"""Prompts decoded at once. Each takes some 30 MB meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Decoded:
+    """Masks of alike prompts: small `logits` (masks, h, w), `scores` (masks,), `of` (masks,) which prompt."""
+
+    logits: torch.Tensor
+    scores: torch.Tensor
+    of: NDArray[np.int32]
+
+    def only(self, kept: torch.Tensor) -> Decoded:
+        """Those of the places or marks `kept`."""
+        return Decoded(logits=self.logits[kept], scores=self.scores[kept], of=self.of[kept.cpu().numpy()])
+
+
+class Sam:
+    """Pictures and prompts to masks; `runners/inputs/prompts.py` says what the parcels hold."""
+
+    precision = "fp32"
+
+    def __init__(
+        self, network: Any, description: Description, *, device: str, threads: int = 0, cache_bytes: int = 0
+    ) -> None:
+        """`threads` are for batches that ask for none (0: as they are)."""
+        self._network = network
+        self._threads = threads
+        self._scaling = ResizeLongestSide(network.image_encoder.img_size)
+        self._positions = network.prompt_encoder.get_dense_pe()
+        self.pictures = EncodedPictures(cache_bytes)
+        self.description = description
+        self.device = device
+        tensors = (*network.parameters(), *network.buffers())
+        weights = sum(t.numel() * t.element_size() for t in tensors) + packed_bytes(network)
+        self.weight_bytes = weights + cache_bytes
+
+    def sample(self, task: Task) -> Parcel:
+        """Of a picture that is not kept: each forward encodes it."""
+        side = self._network.image_encoder.img_size
+        tensors: dict[str, NDArray[Any]] = {
+            "digest": np.zeros(0, dtype=np.uint8),
+            "size": np.array([side, side], dtype=np.int32),
+            "pixels": np.zeros((side, side, 3), dtype=np.uint8),
+            "points": np.full((TOGETHER, 1, 2), side / 2),
+            "labels": np.full((TOGETHER, 1), FOREGROUND, dtype=np.int32),
+            "boxes": np.full((TOGETHER, 4), np.nan),
+        }
+        return Parcel(tensors=tensors, options={"multimask": [True] * TOGETHER, "logits": False})
+
+    def segment(
+        self, batch: Sequence[Parcel], *, threads: int = 0, tell: Tell | None = None
+    ) -> Sequence[Outcome[Parcel]]:
+        if self.device == "cpu":
+            use_threads(threads or self._threads)
+        much = f"a picture for {self.description.model} does not fit into the memory of {self.device}"
+        with exhaustion.told_as_one(much), torch.inference_mode():
+            return [Ok(self._answer(parcel, tell)) for parcel in batch]
+
+    def close(self) -> None:
+        self._network = None
+        self.pictures.clear()
+
+    def _answer(self, asked: Parcel, tell: Tell | None) -> Parcel:
+        picture = self._picture(asked, tell)
+        if picture is None:
+            return Parcel(tensors={}, options={"unknown": True})
+        size = (int(asked.tensors["size"][0]), int(asked.tensors["size"][1]))
+        found = [
+            self._finish(picture, decoded, size, asked.options)
+            for alike in _alike(asked)
+            for decoded in self._decode(picture, asked, alike, size)
+        ]
+        return Parcel(tensors={name: np.concatenate([one[name] for one in found]) for name in found[0]})
+
+    def _picture(self, asked: Parcel, tell: Tell | None) -> Encoded | None:
+        pixels = asked.tensors.get("pixels")
+
+        def encode() -> Encoded:
+            given = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1).unsqueeze(0)
+            with telling(self._network.image_encoder, tell):
+                features = self._network.image_encoder(self._network.preprocess(given))
+            return Encoded(features, (given.shape[-2], given.shape[-1]))
+
+        return self.pictures.get(asked.tensors["digest"].tobytes(), None if pixels is None else encode)
+
+    def _decode(
+        self, picture: Encoded, asked: Parcel, prompts: NDArray[np.int32], size: tuple[int, int]
+    ) -> Iterator[Decoded]:
+        """The masks of alike prompts, `TOGETHER` at a time: each as `SamPredictor.predict` makes them alone."""
+        for start in range(0, len(prompts), TOGETHER):
+            rows = prompts[start : start + TOGETHER]
+            sparse, dense = self._network.prompt_encoder(**self._prompts(asked, rows, size))
+            logits, scores = self._network.mask_decoder(
+                image_embeddings=picture.features,
+                image_pe=self._positions,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=asked.options["multimask"][rows[0]],
+            )
+            of = np.repeat(rows, scores.shape[1])
+            decoded = Decoded(logits=logits.flatten(0, 1), scores=scores.flatten(), of=of)
+            yield decoded.only(torch.isfinite(decoded.logits).all(-1).all(-1) & torch.isfinite(decoded.scores))
+
+    def _prompts(self, asked: Parcel, rows: NDArray[np.int32], size: tuple[int, int]) -> dict[str, Any]:
+        """As the prompt encoder takes them, in pixels of the scaled picture."""
+        labels, boxes = asked.tensors["labels"][rows], asked.tensors["boxes"][rows]
+        count, masked = int((labels[0] != ABSENT).sum()), _masked(asked)
+        points = self._scaling.apply_coords(asked.tensors["points"][rows][:, :count], size)
+        corners = self._scaling.apply_boxes(boxes, size)
+        has_masks = int(rows[0]) in masked
+        return {
+            "points": (self._there(points), self._there(labels[:, :count], torch.int)) if count else None,
+            "boxes": None if np.isnan(boxes[0]).any() else self._there(corners),
+            "masks": self._there(np.stack([masked[int(row)] for row in rows])[:, None]) if has_masks else None,
+        }
+
+    def _there(self, values: NDArray[Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=dtype, device=self.device)
+
+    def _finish(
+        self, picture: Encoded, decoded: Decoded, size: tuple[int, int], options: Mapping[str, Any]
+    ) -> dict[str, NDArray[Any]]:
+        """The masks at the picture's size, as the answer has them; of everything those that pass."""
+        thresholds: Mapping[str, float] | None = options.get("everything")
+        if thresholds is not None and thresholds["min_score"] > 0:
+            decoded = decoded.only(decoded.scores > thresholds["min_score"])
+        encoded, stable = list[dict[str, Any]](), [decoded.scores.new_empty(0)]
+        for _, logits in full_size(self._network, decoded.logits, picture.size, size):
+            encoded += run_lengths(logits > self._network.mask_threshold)
+            if thresholds is not None:
+                stable.append(stability(logits))
+        columns = _columns(decoded, encoded, logits=options["logits"])
+        if thresholds is None:
+            return columns
+        columns["stability"] = torch.cat(stable).cpu().numpy()
+        passing = columns["stability"] >= np.float32(thresholds["min_stability"])
+        return {name: column[passing & (columns["areas"] > 0)] for name, column in columns.items()}
+
+
+def _alike(asked: Parcel) -> list[NDArray[np.int32]]:
+    """Places of prompts that the decoder takes at once: as many points, box or not, mask or not, one or three."""
+    labels, boxes, masked = asked.tensors["labels"], asked.tensors["boxes"], _masked(asked)
+    groups: defaultdict[tuple[int, bool, bool, bool], list[int]] = defaultdict(list)
+    for row in range(len(labels)):
+        points, boxed = int((labels[row] != ABSENT).sum()), not np.isnan(boxes[row]).any()
+        groups[points, boxed, row in masked, asked.options["multimask"][row]].append(row)
+    return [np.array(rows, dtype=np.int32) for rows in groups.values()]
+
+
+def _masked(asked: Parcel) -> dict[int, NDArray[np.float32]]:
+    """The earlier masks by the place of their prompt."""
+    rows = asked.tensors.get("masked")
+    return {} if rows is None else dict(zip(rows.tolist(), asked.tensors["masks"], strict=True))
+
+
+def _columns(decoded: Decoded, encoded: list[dict[str, Any]], *, logits: bool) -> dict[str, NDArray[Any]]:
+    counts = np.empty(len(encoded), dtype=object)
+    counts[:] = [one["counts"] for one in encoded]
+    areas, boxes = measures(encoded)
+    columns: dict[str, NDArray[Any]] = {
+        "of": decoded.of,
+        "counts": counts,
+        "scores": decoded.scores.cpu().numpy(),
+        "areas": areas,
+        "boxes": boxes,
+    }
+    return {**columns, "logits": decoded.logits.cpu().numpy()} if logits else columns
