@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from modelmora.domain.layout import Layout
@@ -47,11 +47,11 @@ class Hub:
 
     def locate(self, repository: Repository) -> Path | None:
         """The folder of a whole download, without asking the network."""
-        config = self._cached(repository, repository.layout.config)
-        weights = (self._cached(repository, name) for name in repository.layout.weights)
+        layout = repository.layout
+        config = self._root(repository, layout.config) if layout.config is not None else None
+        weights = [root for name in layout.weights if (root := self._root(repository, name)) is not None]
         # Weights are downloaded last: where they are, everything is.
-        whole = config is not None and any(found and found.parent == config.parent for found in weights)
-        return config.parent if config is not None and whole else None
+        return next((root for root in weights if layout.config is None or root == config), None)
 
     def download(self, repository: Repository, tell: Callable[[Fetch], None], *, left: threading.Event) -> None:
         """Downloads what is wanted, telling each step; stops with an error once `left` is set. Blocks."""
@@ -83,6 +83,11 @@ class Hub:
 
         api = HfApi(endpoint=self._endpoint)
         return api.model_info(repository.name, revision=repository.revision, files_metadata=True, timeout=30)
+
+    def _root(self, repository: Repository, name: str) -> Path | None:
+        """The folder that the repository's file lies in, by its path there."""
+        found = self._cached(repository, name)
+        return found.parents[len(PurePath(name).parts) - 1] if found is not None else None
 
     def _cached(self, repository: Repository, name: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - as above
@@ -116,13 +121,14 @@ def _wanted(repository: Repository, there: dict[str, int]) -> Iterator[str]:
     """The files to download, the weights last."""
     layout = repository.layout
     weights = next((name for name in layout.weights if name in there), None)
-    for name, names in ((layout.config, (layout.config,)), (weights, layout.weights)):
-        if name not in there:
+    config = [] if layout.config is None else [layout.config]
+    for names in (config, layout.weights):
+        if names and not any(name in there for name in names):
             raise ModelLoadFailed(
                 f"{repository.model.key}: {repository.name} has no {' or '.join(names)}, "
                 f"so {repository.model.provider} cannot run it; check `source` in the registry"
             )
-    yield layout.config
+    yield from config
     yield from (name for name in layout.optional if name in there)
     yield str(weights)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from modelmora.domain.features import Prepared
 from modelmora.domain.preprocess import Preprocess, TextPreprocess
 from modelmora.domain.tensors import TensorSpec
 
@@ -27,8 +28,9 @@ class Description:
 
     `dimension` is an embedding's. `labels` are a classifier's classes, in the order of its scores; `scoring` of a model
     with both towers makes labels of texts. `shortens` is the smallest dimension that a vector may be cut to
-    (Matryoshka, Kusupati et al. 2022; 0: it may not). `inputs` and `outputs` are a tensor model's, `batches` whether
-    their first axis is the size of a batch.
+    (Matryoshka, Kusupati et al. 2022; 0: it may not). `inputs` are what callers of a tensor model send and `outputs`
+    what they get, `batches` whether their first axis is the size of a batch; `prepared` are those of the model's own
+    inputs that are made of what callers send.
     """
 
     model: str
@@ -42,3 +44,4 @@ class Description:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     batches: bool = True
+    prepared: tuple[Prepared, ...] = ()

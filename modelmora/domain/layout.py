@@ -18,8 +18,9 @@ TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The configuration, and of `weights` the first one there is; `optional` are taken along where they are."""
+    """The configuration (None: there is none), and of `weights` the first one there is; `optional` are taken along
+    where they are."""
 
-    config: str
+    config: str | None
     weights: tuple[str, ...]
     optional: tuple[str, ...] = ()

@@ -72,7 +72,9 @@ Axis = int | str | None
 class TensorSpec:
     """What a model takes or gives under a name. The first axis of a model that takes batches is their size.
 
-    `low` and `high` are the least and the largest value that is taken; `labels` name the places of the last axis.
+    `low` and `high` are the least and the largest value that is taken. `labels` name the places of the last axis; those
+    of an input of `bytes` are the texts it may hold. With `gaps` single values may be missing: NaN, or an empty text;
+    one that is `optional` may be left out. The `bytes` of a `text` are UTF-8.
     """
 
     name: str
@@ -82,6 +84,8 @@ class TensorSpec:
     high: float | None = None
     labels: tuple[str, ...] = ()
     optional: bool = False
+    gaps: bool = False
+    text: bool = False
 
 
 def pack(elements: Iterable[bytes]) -> bytes:

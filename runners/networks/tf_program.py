@@ -1,0 +1,117 @@
+"""A SavedModel in TensorFlow: how it is loaded, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, at the import: it is raised, and told by who asked
+
+import structlog
+import tensorflow as tf
+
+from modelmora.domain.models import ModelSpec, Task
+from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory, SchemaMismatch
+from runners.inputs.schema import Schema
+from runners.networks.tensor_batches import TensorBatches, first_line
+from runners.payload import Parcel
+from runners.provider import Tell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from modelmora.domain.description import Description
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class TensorFlowModel:
+    """A signature and its schema; TensorFlow's threads are the process's, as many as its first model had."""
+
+    description: Description
+    weight_bytes: int
+    batches: TensorBatches
+    program: Program
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    def sample(self, task: Task) -> Parcel:
+        return self.batches.sample()
+
+    def predict(self, batch: Sequence[Parcel], *, threads: int = 0, tell: Tell | None = None) -> Sequence[Parcel]:
+        return self.batches.predict(batch)
+
+    def close(self) -> None:
+        """The memory goes with the variables."""
+        self.program.root = self.program.function = None
+
+
+@dataclass(slots=True)
+class Program:
+    """A loaded signature as a `Run`. `root` holds the variables, which go with it."""
+
+    model: str
+    root: Any
+    function: Any
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+        try:
+            given = self.function(**{name: tf.constant(one) for name, one in feeds.items()})
+            return {name: given[name].numpy() for name in wanted}
+        except tf.errors.ResourceExhaustedError as cause:
+            raise OutOfMemory(f"{self.model}: this batch takes more memory than there is") from cause
+        except tf.errors.InvalidArgumentError as cause:
+            raise SchemaMismatch(
+                f"{self.model} cannot compute this input: {first_line(cause)}", field="inputs"
+            ) from cause
+
+    def stop(self) -> None:
+        """TensorFlow cannot end what runs."""
+
+
+def load_program(
+    spec: ModelSpec, folder: Path, schema: Schema, *, signature: str, weight_bytes: int, device: str, threads: int
+) -> TensorFlowModel:
+    """Raises ModelLoadFailed, ArtifactCorrupt, OutOfMemory."""
+    _take_threads(threads)
+    if device != "cpu":
+        log.warning("device_fallback", model=spec.key, declared=device, device="cpu", why="tensorflow runs on the CPU")
+    program = _opened(spec, folder, signature)
+    model = TensorFlowModel(
+        description=schema.description(spec),
+        weight_bytes=weight_bytes,
+        batches=TensorBatches(schema, program),
+        program=program,
+    )
+    model.batches.try_out(spec)
+    return model
+
+
+def _take_threads(threads: int) -> None:
+    """Before TensorFlow's first use; it keeps them for the life of the process."""
+    with contextlib.suppress(RuntimeError):  # it is in use
+        tf.config.set_visible_devices([], "GPU")
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _opened(spec: ModelSpec, folder: Path, signature: str) -> Program:
+    try:
+        root = tf.saved_model.load(str(folder))
+        return Program(spec.key, root, root.signatures[signature])
+    except tf.errors.ResourceExhaustedError as cause:
+        raise OutOfMemory(f"{spec.key}: its weights take more memory than there is") from cause
+    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as cause:
+        raise ArtifactCorrupt(f"{spec.key}: its variables are damaged: {_short(cause, folder)}") from cause
+    except Exception as cause:  # TensorFlow raises whatever it stumbles over
+        said = f"TensorFlow {tf.__version__} cannot load it: {_short(cause, folder)}"
+        raise ModelLoadFailed(f"{spec.key}: {said}") from cause
+
+
+def _short(cause: Exception, folder: Path) -> str:
+    return first_line(cause).replace(str(folder), "its folder")
