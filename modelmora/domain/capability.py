@@ -45,7 +45,7 @@ def able(model: ModelSpec, description: Description | None = None) -> tuple[Task
     if description is not None and model.type == "embedding":
         takes = {"embed_image": description.image, "embed_text": description.text}
         tasks = [task for task in tasks if takes[task] is not None]
-        if description.scoring is not None:
+        if description.scoring is not None and None not in takes.values():
             tasks.append("classify")
     return tuple(tasks)
 
