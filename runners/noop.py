@@ -1,9 +1,9 @@
 """No network: vectors made of the input's bytes, to measure what everything around a forward pass costs.
 
-A measuring and test instrument, not a model. `config`: `dimension` (8) of the vectors; `delay_ms` (0) that a batch
-holds its lane; `image_size` (0: takes no pictures) in pixels a side; `fail_on`, a text whose presence in an input
-makes the batch raise; `crash_on`, one that ends the process as a crash would; `hang_on`, one with which the batch
-never comes back.
+A measuring and test instrument, not a model. `config`: `dimension` (8) of the vectors; `shortens` (0: not at all), how
+far they may be cut; `delay_ms` (0) that a batch holds its lane; `image_size` (0: takes no pictures) in pixels a side;
+`fail_on`, a text whose presence in an input makes the batch raise; `crash_on`, one that ends the process as a crash
+would; `hang_on`, one with which the batch never comes back.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Preprocess, TextPreprocess
 from modelmora.errors import ModelLoadFailed
 from runners.provider import Embeds, Provider, Tell, refuse_unknown
+from runners.shortening import KEY, shortest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MARKS = ("fail_on", "crash_on", "hang_on")
-_DEFAULTS: dict[str, Any] = {"dimension": 8, "delay_ms": 0.0, "image_size": 0, **dict.fromkeys(_MARKS, "")}
+_DEFAULTS: dict[str, Any] = {"dimension": 8, "delay_ms": 0.0, "image_size": 0, KEY: 0, **dict.fromkeys(_MARKS, "")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class NoopProvider:
             image=Preprocess(resize="exact", height=size, width=size) if size else None,
             text=TextPreprocess(tokenizer="bytes", context_length=0),
             max_batch=spec.batching.max_batch or 16,
+            shortens=shortest(spec, config["dimension"]),
         )
 
     def prepare(self) -> None:

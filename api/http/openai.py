@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +11,12 @@ from starlette.responses import Response
 from api import render
 from api.core import Core
 from api.http.bodies import json_object, take_bool, take_choice, take_int, take_text
+from api.http.openai_inputs import inputs_of
 from api.http.operations import LIST_OPENAI_MODELS, OPENAI_EMBEDDINGS
 from api.http.presence import Present, Rounds
 from api.http.routes import HotRoute, call_of
-from modelmora.domain.inference import Content, Embedded, Image, Text
+from modelmora.domain.inference import Embedded
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import InvalidInput, ModelMoraError, ValidationFailed
 from modelmora.usecases.embed import Embeddings
 
 ENCODINGS = ("float", "base64")
@@ -33,15 +31,14 @@ def openai_routes(core: Core) -> list[HotRoute]:
         application = core.get()
         body = await json_object(request)
         encoding = take_choice(body, "encoding_format", ENCODINGS)
-        items = inputs_of(body.get("input"), take_choice(body, "modality", MODALITIES))
+        items = inputs_of(body, take_choice(body, "modality", MODALITIES))
         partial, dimensions = take_bool(body, "partial"), take_int(body, "dimensions")
         call = call_of(request, application, truncate=take_bool(body, "truncate"))
         model = take_text(body, "model")
         async with Present(request.receive, rounds):
-            answer = await application.embed(model, items, call=call)
+            answer = await application.embed(model, items, call=call, dimensions=dimensions)
         if not partial:
             _all_or_nothing(answer)
-        _check_dimensions(answer, dimensions)
         headers = {"server-timing": render.server_timing(answer.timings, answer.total_ms)}
         return Response(render.to_json(_shown(answer, encoding)), 200, headers, "application/json")
 
@@ -66,55 +63,6 @@ def openai_routes(core: Core) -> list[HotRoute]:
     ]
 
 
-def inputs_of(value: Any, modality: str) -> list[Outcome[Content]]:
-    """A string or a list of strings; a data URI is a picture untold, with `image` so is plain base64."""
-    if isinstance(value, str):
-        return [_input(value, modality)]
-    if not isinstance(value, list):
-        raise ValidationFailed(
-            "input is missing or neither a string nor a list",
-            field="input",
-            found=type(value).__name__,
-            expected="a string or a list of strings",
-        )
-    if any(isinstance(item, int | list) for item in value):
-        raise ValidationFailed(
-            "token ids are not taken: they are of another model's vocabulary; "
-            "send texts (langchain: check_embedding_ctx_length=False)",
-            field="input",
-            found="token ids",
-            expected="a string or a list of strings",
-        )
-    return [_input(item, modality) for item in value]
-
-
-def _input(item: Any, modality: str) -> Outcome[Content]:
-    try:
-        if not isinstance(item, str):
-            raise ValidationFailed("not a text", field="input", found=type(item).__name__, expected="a string")
-        if item.startswith("data:"):
-            return Ok(Image(_data_uri(item)))
-        return Ok(Image(_base64(item))) if modality == "image" else Ok(Text(item))
-    except ModelMoraError as error:
-        return Failed(error)
-
-
-def _data_uri(uri: str) -> bytes:
-    head, comma, payload = uri.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise InvalidInput(
-            "a data URI must be data:<type>;base64,<data>", field="input", found=uri[:40], expected="base64 data"
-        )
-    return _base64(payload)
-
-
-def _base64(payload: str) -> bytes:
-    try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as cause:
-        raise InvalidInput(f"not base64: {cause}", field="input", found=payload[:24]) from cause
-
-
 def _all_or_nothing(answer: Embeddings) -> None:
     """Raises the first failure with every failed index listed."""
     failed = [(index, o.error) for index, o in enumerate(answer.outcomes) if isinstance(o, Failed)]
@@ -128,17 +76,6 @@ def _all_or_nothing(answer: Embeddings) -> None:
         retry_after_s=first.retry_after_s,
         faults=[error.as_fault(index) for index, error in failed],
     )
-
-
-def _check_dimensions(answer: Embeddings, wanted: int | None) -> None:
-    has = next((o.value.vector.dimension for o in answer.outcomes if isinstance(o, Ok)), wanted)
-    if wanted is not None and has != wanted:
-        raise ValidationFailed(
-            f"{answer.model.key} does not allow shortened vectors",
-            field="dimensions",
-            found=str(wanted),
-            expected=str(has),
-        )
 
 
 def _shown(answer: Embeddings, encoding: str) -> dict[str, Any]:

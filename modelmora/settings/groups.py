@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic_settings import NoDecode
 
+from modelmora.domain.addresses import read_network
+from modelmora.domain.links import HostRule
+
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
@@ -29,7 +32,7 @@ def _host(value: str) -> str:
     return value
 
 
-def _origins(value: object) -> object:
+def _parts(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -37,6 +40,18 @@ def _every_origin(value: tuple[str, ...]) -> tuple[str, ...]:
     for origin in value:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin} is not an origin")
+    return value
+
+
+def _every_host_rule(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        HostRule.parse(entry)
+    return value
+
+
+def _every_network(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        read_network(entry)
     return value
 
 
@@ -58,7 +73,9 @@ Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[ByteSize, Field(ge=1)]
-Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins), AfterValidator(_every_origin)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_origin)]
+HostRules = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_host_rule)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_network)]
 
 HOST = "an IP address or a host name"
 PORT = "a port number from 1 to 65535"
@@ -119,6 +136,25 @@ class LimitSettings(Group):
     text_chars: Count = setting("characters of one text", COUNT, default=2000)
     timeout_ms: Count = setting("the deadline of a request that sets none", MILLISECONDS, default=60_000)
     max_timeout_ms: Count = setting("the longest deadline a request may set", MILLISECONDS, default=600_000)
+
+
+class FetchSettings(Group):
+    """MODELMORA_FETCH_*"""
+
+    hosts: HostRules = setting(
+        "hosts that pictures given by URL are fetched from (none: no URL is taken)",
+        "hosts such as images.example.org, *.example.org, example.org:8443 or http://minio:9000, separated by commas",
+        default=(),
+    )
+    networks: Networks = setting(
+        "networks that are not public and that those hosts may be in",
+        "networks such as 10.0.0.0/8 or fd00::/8, separated by commas",
+        default=(),
+    )
+    max_bytes: Bytes = setting(
+        "bytes of all pictures that one request has fetched", BYTES, default=ByteSize(64 * 2**20)
+    )
+    timeout_ms: Count = setting("the time for fetching one picture", MILLISECONDS, default=10_000)
 
 
 class RunnerSettings(Group):

@@ -17,6 +17,7 @@ from modelmora.settings.faults import SettingsError, masked, unknown, wrong
 from modelmora.settings.groups import (
     ApiSettings,
     DatabaseSettings,
+    FetchSettings,
     GrpcSettings,
     HttpSettings,
     LimitSettings,
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
     grpc: GrpcSettings = GrpcSettings()
     api: ApiSettings = ApiSettings()
     limits: LimitSettings = LimitSettings()
+    fetch: FetchSettings = FetchSettings()
     runner: RunnerSettings = RunnerSettings()
     database: DatabaseSettings = setting("filled in below", "", default=None)
     log: LogSettings = LogSettings()

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 import structlog
 
+from modelmora.domain.capability import cannot
 from modelmora.domain.inference import Call, Content, Embedded, Image, Timings
+from modelmora.domain.links import Link
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.shortening import check_dimensions, shortened
 from modelmora.errors import InternalError, ModelMoraError, unexpected
-from modelmora.ports import Embedder, Watch
+from modelmora.ports import Describer, Embedder, Pictures, Watch
 from modelmora.usecases.admission import Admission, slowest
+from modelmora.usecases.linked import NoPictures, brought, links
 
 log = structlog.get_logger(__name__)
 
@@ -31,25 +35,37 @@ class Embeddings:
 class Embed:
     """The use case behind every embedding face."""
 
-    def __init__(self, admission: Admission, embedder: Embedder) -> None:
+    def __init__(self, admission: Admission, embedder: Embedder, describer: Describer, pictures: Pictures) -> None:
         self.admission = admission
         self._embedder = embedder
+        self._describer = describer
+        self._pictures = pictures
 
     async def __call__(
-        self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call, watch: Watch | None = None
+        self,
+        ref: str | None,
+        items: Sequence[Outcome[Content | Link]],
+        *,
+        call: Call,
+        dimensions: int | None = None,
+        watch: Watch | None = None,
     ) -> Embeddings:
         """One outcome per item, same order; an item the door could not read arrives already failed.
 
-        `watch` is told how far each item is. Raises for the request as a whole: ValidationFailed (no items),
+        Vectors of a model that allows it are cut to `dimensions` and normalised anew. `watch` is told how far each item
+        is. Raises for the request as a whole: ValidationFailed (no items, dimensions the model does not have),
         LimitExceeded (too many), ModelNotFound, VersionNotFound, CapabilityMissing, Overloaded, ModelLoading,
         ModelLoadFailed.
         """
         admission, started = self.admission, self.admission.clock()
         admission.check_count(len(items))
         model = self.serving(ref)
-        outcomes = await self._by_task(model, [admission.checked(item) for item in items], call, watch)
+        contents = await self._contents(model, items, dimensions, call)
+        outcomes = await self._by_task(model, [admission.checked(item) for item in contents], call, watch)
+        if dimensions is not None:
+            outcomes = [shortened(o.value, dimensions) if isinstance(o, Ok) else o for o in outcomes]
         total_ms = (admission.clock() - started) * 1e3
-        self._leave_records(call, model, items, outcomes, total_ms)
+        self._leave_records(call, model, contents, outcomes, total_ms)
         return Embeddings(model=model, outcomes=outcomes, timings=slowest(outcomes), total_ms=total_ms)
 
     async def one(
@@ -71,6 +87,22 @@ class Embed:
         Raises ValidationFailed (no name), ModelNotFound, VersionNotFound, CapabilityMissing.
         """
         return self.admission.serving(ref, "embed_image")
+
+    async def _contents(
+        self, model: ModelSpec, items: Sequence[Outcome[Content | Link]], dimensions: int | None, call: Call
+    ) -> list[Outcome[Content]]:
+        """The items with every picture here; what the model does not do is refused before anything is fetched.
+
+        Only who asks for `dimensions` or sends links waits for the model's description here.
+        """
+        pictures = self._pictures
+        if dimensions is not None or links(items):
+            description = await self._describer.describe(model, deadline=call.deadline)
+            if dimensions is not None:
+                check_dimensions(description, dimensions)
+            if description.image is None:
+                pictures = NoPictures(cannot(model, "embed_image", description))
+        return await brought(items, pictures, call=call)
 
     async def _by_task(
         self, model: ModelSpec, items: Sequence[Outcome[Content]], call: Call, watch: Watch | None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from starlette.types import ASGIApp
 
+from adapters.pictures import ClosedPictures
+from api.core import Core
+from api.http.app import create_app
+from modelmora.domain.description import Description
 from modelmora.domain.inference import Image, Text
 from modelmora.errors import InvalidInput, LimitExceeded, Overloaded
 from tests.fakes import SAM, VIT, World, holding, vector_of, worker
@@ -17,6 +23,7 @@ from tests.fakes import SAM, VIT, World, holding, vector_of, worker
 PNG = b"\x89PNG\r\n a picture"
 PNG_BASE64 = base64.b64encode(PNG).decode()
 DATA_URI = f"data:image/png;base64,{PNG_BASE64}"
+URL = "https://pictures.test/a.png"
 
 
 async def embed(http: httpx.AsyncClient, **body: Any) -> httpx.Response:
@@ -191,7 +198,14 @@ async def test_unreadable_base64_is_invalid_input(
         ({}, "input"),
         ({"input": None}, "input"),
         ({"input": 7}, "input"),
-        ({"input": {"text": "a"}}, "input"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "input"),
+        ({"input": {}}, "input"),
+        ({"input": {"text": 7}}, "input"),
+        ({"input": {"text": None}}, "input"),
+        ({"input": {"text": "a", "image": DATA_URI}}, "input"),
+        ({"input": [{"type": "input_audio", "input_audio": {"data": "a"}}]}, "input"),
+        ({"input": [{"image_url": {"detail": "low"}}]}, "input"),
+        ({"input": [{"image": {"url": DATA_URI}}]}, "input"),
         ({"input": []}, "items"),
         ({"input": [None]}, "input"),
         ({"input": [1.5]}, "input"),
@@ -221,6 +235,123 @@ async def test_too_many_inputs_are_refused_before_any_work(world: World, http: h
 
     assert (answer.status_code, answer.json()["code"]) == (413, "limit_exceeded")
     assert answer.json()["errors"][0]["expected"] == "at most 8"
+    assert world.embedder.asked == []
+
+
+async def test_objects_say_what_they_are_and_strings_may_stand_among_them(
+    world: World, http: httpx.AsyncClient
+) -> None:
+    given = [
+        {"type": "text", "text": "a text"},
+        {"type": "image_url", "image_url": {"url": DATA_URI, "detail": "low"}},
+        "another",
+        {"text": DATA_URI},
+        {"image": DATA_URI},
+        {"image": PNG_BASE64},
+        {"type": "input_image", "image_url": DATA_URI.replace("data:", "DATA:")},
+        {"type": "text", "text": "last", "image": None},
+    ]
+    texts = (Text("a text"), Text("another"), Text(DATA_URI), Text("last"))
+    pictures = (Image(PNG),) * 4
+
+    answer = (await embed(http, input=given)).json()
+
+    assert [row["index"] for row in answer["data"]] == list(range(8))
+    assert {a.task: a.items for a in world.embedder.asked} == {"embed_text": texts, "embed_image": pictures}
+
+
+@pytest.mark.parametrize("given", ["data: the new oil", "data:1,2,3", "data:", "DATA", "data:text/plain,hello"])
+async def test_a_text_that_begins_like_a_data_uri_is_a_text(given: str, world: World, http: httpx.AsyncClient) -> None:
+    assert (await embed(http, input=given)).status_code == 200
+    assert world.embedder.asked[0].items == (Text(given),)
+
+
+async def test_a_lone_object_is_one_input(world: World, http: httpx.AsyncClient) -> None:
+    answer = await embed(http, input={"type": "image_url", "image_url": {"url": DATA_URI}})
+
+    assert [row["embedding"] for row in answer.json()["data"]] == [vector_of(PNG)]
+
+
+@pytest.mark.parametrize(
+    ("given", "modality"),
+    [
+        (URL, "image"),
+        ([URL], "image"),
+        ({"image": URL}, "text"),
+        ([{"image_url": URL}], "text"),
+        ([{"type": "image_url", "image_url": {"url": URL}}], None),
+    ],
+)
+async def test_a_picture_may_be_named_by_its_url(
+    given: Any, modality: str | None, world: World, http: httpx.AsyncClient
+) -> None:
+    world.pictures.behind = {URL: PNG}
+
+    answer = await embed(http, input=given, modality=modality)
+
+    assert [row["embedding"] for row in answer.json()["data"]] == [vector_of(PNG)]
+    assert answer.json()["usage"]["total_tokens"] == len(PNG)  # what the fake embedder counted
+    assert world.pictures.asked == [URL]
+
+
+@pytest.mark.parametrize("given", [URL, [URL], {"text": URL}, "http://127.0.0.1/", "file:///etc/passwd"])
+async def test_a_text_that_looks_like_a_url_is_a_text(given: Any, world: World, http: httpx.AsyncClient) -> None:
+    answer = await embed(http, input=given)
+
+    assert answer.status_code == 200
+    assert world.embedder.asked[0].task == "embed_text"
+    assert world.pictures.asked == []
+
+
+async def test_a_picture_that_cannot_be_fetched_is_named_by_its_place(world: World, http: httpx.AsyncClient) -> None:
+    world.pictures.behind = {URL: PNG}
+    given = ["a", {"image": "https://pictures.test/none"}, {"image": URL}]
+
+    whole, partial = await embed(http, input=given), await embed(http, input=given, partial=True)
+
+    assert (whole.status_code, [e["index"] for e in whole.json()["errors"]]) == (422, [1])
+    assert whole.json()["error"]["param"] == "input"
+    assert [row.get("error", {}).get("code") for row in partial.json()["data"]] == [None, "validation", None]
+
+
+async def test_a_server_that_fetches_nothing_names_the_setting(
+    core: Core, serve: Callable[[ASGIApp], httpx.AsyncClient]
+) -> None:
+    world = World()
+    world.pictures = ClosedPictures()  # type: ignore[assignment] # the real one, in the fake's place
+    http = serve(create_app(Core(world.application()), max_body_bytes=2**16))
+
+    for url in (URL, "http://127.0.0.1:9000/", "ftp://pictures.test/a.png", "file:///etc/passwd"):
+        answer = await embed(http, input=url, modality="image")
+        assert (answer.status_code, answer.json()["code"]) == (422, "capability_missing")
+        assert "MODELMORA_FETCH_HOSTS" in answer.json()["error"]["message"]
+
+
+async def test_messages_are_refused_with_the_way_out(http: httpx.AsyncClient) -> None:
+    answer = await embed(http, messages=[{"role": "user", "content": [{"type": "text", "text": "a"}]}])
+
+    assert "put what the messages hold into input" in answer.json()["error"]["message"]
+
+
+async def test_vectors_are_shortened_where_the_model_allows_it(world: World, http: httpx.AsyncClient) -> None:
+    world.describer.known["clip@1.0.0"] = Description(model="clip@1.0.0", dimension=4, shortens=2)
+    whole = np.array(vector_of(b"a"))
+
+    for wanted in (2, 3):
+        first = whole[:wanted] / np.linalg.norm(whole[:wanted])
+        row = (await embed(http, input="a", dimensions=wanted)).json()["data"][0]
+        assert row["embedding"] == pytest.approx(first.tolist(), abs=1e-6)
+        coded = (await embed(http, input="a", dimensions=wanted, encoding_format="base64")).json()["data"][0]
+        assert np.frombuffer(base64.b64decode(coded["embedding"]), "<f4").tolist() == pytest.approx(row["embedding"])
+
+
+async def test_dimensions_beyond_what_a_model_has_name_what_it_has(world: World, http: httpx.AsyncClient) -> None:
+    world.describer.known["clip@1.0.0"] = Description(model="clip@1.0.0", dimension=4, shortens=2)
+
+    answer = await embed(http, input=["a", "b"], dimensions=1, partial=True)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "dimensions")
+    assert answer.json()["errors"][0]["expected"] == "2 to 4"
     assert world.embedder.asked == []
 
 

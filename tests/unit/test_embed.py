@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from modelmora.domain.inference import Call, Content, Image, Inference, Text, Timings
+from modelmora.domain.description import Description
+from modelmora.domain.inference import Call, Content, Embedded, Image, Inference, Text, Timings
+from modelmora.domain.links import Link
 from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.preprocess import Preprocess, TextPreprocess
 from modelmora.errors import (
     CapabilityMissing,
     InternalError,
@@ -22,6 +27,12 @@ from modelmora.usecases.admission import first_error
 from tests.fakes import CLIP, OLD, TIMINGS, VIT, World, vector_of
 
 CALL = Call(request_id="r", deadline=5_000.0)
+DESCRIBED = Description(
+    model=CLIP.key,
+    dimension=4,
+    image=Preprocess(resize="exact", height=1, width=1),
+    text=TextPreprocess(tokenizer="bytes", context_length=0),
+)
 READ_ERROR = Failed(InvalidInput("the door could not read it"))
 
 
@@ -173,3 +184,101 @@ async def test_timings_are_the_slowest_items_and_nothing_when_all_failed() -> No
 
 async def test_no_failure_means_no_first_error() -> None:
     assert first_error((await World().embed()(None, texts("a"), call=CALL)).outcomes) is None
+
+
+def components(outcome: Outcome[Embedded]) -> list[float]:
+    assert isinstance(outcome, Ok)
+    return list(np.frombuffer(outcome.value.vector.data, "<f4").tolist())
+
+
+async def test_vectors_are_cut_and_normalised_where_the_model_allows_it() -> None:
+    world = World()
+    world.describer.known[CLIP.key] = replace(DESCRIBED, shortens=2)
+    world.embedder.fails = {b"bad": InvalidInput("bad")}
+    items: list[Outcome[Content]] = [Ok(Text("a")), Ok(Image(b"bad")), Ok(Image(b"1"))]
+
+    answer = await world.embed()(None, items, call=CALL, dimensions=3)
+
+    for index, content in ((0, b"a"), (2, b"1")):
+        first = np.array(vector_of(content)[:3])
+        assert components(answer.outcomes[index]) == pytest.approx((first / np.linalg.norm(first)).tolist(), abs=1e-7)
+    assert isinstance(answer.outcomes[1], Failed)
+
+
+async def test_the_models_own_dimension_is_always_allowed_and_changes_nothing() -> None:
+    answer = await World().embed()(None, texts("a"), call=CALL, dimensions=4)
+
+    assert components(answer.outcomes[0]) == vector_of(b"a")
+
+
+@pytest.mark.parametrize(("shortens", "wanted", "expected"), [(0, 3, "4"), (2, 1, "2 to 4"), (2, 5, "2 to 4")])
+async def test_dimensions_a_model_does_not_have_are_refused_before_any_work(
+    shortens: int, wanted: int, expected: str
+) -> None:
+    kept = Kept()
+    world = World(hooks=[kept])
+    world.describer.known[CLIP.key] = replace(DESCRIBED, shortens=shortens)
+    items: list[Outcome[Content | Link]] = [Ok(Link("https://a.test/")), Ok(Text("a"))]
+
+    with pytest.raises(ValidationFailed) as caught:
+        await world.embed()(None, items, call=CALL, dimensions=wanted)
+    assert (caught.value.field, caught.value.found, caught.value.expected) == ("dimensions", str(wanted), expected)
+    assert (world.embedder.asked, world.pictures.asked, kept.records) == ([], [], [])
+
+
+async def test_who_asks_for_neither_dimensions_nor_links_does_not_wait_for_a_description() -> None:
+    world = World()
+
+    await world.embed()(None, [Ok(Text("a")), Ok(Image(b"1"))], call=CALL)
+
+    assert world.describer.asked == []
+
+
+async def test_a_link_becomes_the_picture_behind_it() -> None:
+    world = World()
+    world.pictures.behind = {"https://a.test/1": b"first", "https://a.test/2": b"second"}
+    items: list[Outcome[Content | Link]] = [
+        Ok(Link("https://a.test/2")),
+        Ok(Text("https://a.test/1")),
+        READ_ERROR,
+        Ok(Link("https://a.test/1")),
+        Ok(Image(b"third")),
+    ]
+
+    answer = await world.embed()(None, items, call=CALL)
+
+    assert [components(o) for o in answer.outcomes if isinstance(o, Ok)] == [
+        vector_of(each) for each in (b"second", b"https://a.test/1", b"first", b"third")
+    ]
+    assert world.pictures.asked == ["https://a.test/2", "https://a.test/1"]
+    assert {a.task: a.items for a in world.embedder.asked}["embed_image"] == (
+        Image(b"second"),
+        Image(b"first"),
+        Image(b"third"),
+    )
+
+
+async def test_a_picture_that_cannot_be_had_fails_alone_and_is_in_the_record() -> None:
+    kept = Kept()
+    world = World(hooks=[kept])
+    world.pictures.behind = {"https://a.test/1": b"first", "https://a.test/big": b"x" * 4097}
+    urls = ("https://a.test/1", "https://a.test/none", "https://a.test/big")
+
+    answer = await world.embed()(None, [Ok(Link(url)) for url in urls], call=CALL)
+
+    assert [o.error.code if isinstance(o, Failed) else "ok" for o in answer.outcomes] == [
+        "ok",
+        "validation",
+        "limit_exceeded",
+    ]
+    assert [(record.task, record.items) for record in kept.records] == [("embed_image", 3)]
+
+
+async def test_nothing_is_fetched_for_a_model_that_takes_no_pictures() -> None:
+    world = World()
+    world.describer.known[CLIP.key] = replace(DESCRIBED, image=None)
+
+    answer = await world.embed()(None, [Ok(Link("https://a.test/1")), Ok(Text("a"))], call=CALL)
+
+    assert [o.error.code if isinstance(o, Failed) else "ok" for o in answer.outcomes] == ["capability_missing", "ok"]
+    assert world.pictures.asked == []
