@@ -24,6 +24,7 @@ from runners import devices
 from runners.batcher import DEFAULT_MAX_BATCH, LANE_ITEMS, Batcher
 from runners.batching.lanes import Patience
 from runners.batching.warmup import warm
+from runners.engines.conversions import Conversions
 from runners.examinations.decisions import Deciding, Decisions
 from runners.examinations.resolver import Resolver
 from runners.hop import wire
@@ -48,7 +49,7 @@ def lanes_of(share: devices.Share) -> Lanes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
     """How one worker is set up; `index` counts from 1 and only names the socket; `parity` is where decisions on
-    precision are kept (None: nowhere)."""
+    precision are kept, `engines` where networks that were exported are (None: nowhere)."""
 
     group: str
     index: int
@@ -57,6 +58,7 @@ class HostSettings:
     drain_timeout_s: float = 25.0
     hang_s: float = 300.0
     parity: Path | None = None
+    engines: Path | None = None
 
 
 class RunnerHost:
@@ -81,11 +83,13 @@ class RunnerHost:
         self.changed = Signal()
         self.decisions = Decisions(settings.parity)
         self.examining = asyncio.Lock()
+        conversions = Conversions(settings.engines, self.decisions, threads=settings.share.threads)
         self.pool = Pool(
-            lambda name: Deciding(providers(name), self.decisions),
+            lambda name: Deciding(providers(name), self.decisions, conversions),
             locate,
             share=settings.share,
             on_change=self.changed.set,
+            convert=lambda spec, folder: conversions.ensure(spec, providers(spec.provider), folder),
         )
         self.batcher = Batcher(
             self.pool, lanes=lanes_of(settings.share), patience=Patience(hang_s=settings.hang_s), on_hang=end_soon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ from modelmora.domain.layout import TOKENIZER, Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners import precision
+from runners.engines.towers import Towers
 from runners.networks.open_clip_config import describe, read_config
+from runners.networks.open_clip_scoring import read_scoring
 from runners.precision import Concrete
 from runners.provider import Embeds, Provider, Tell
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 class OpenClipProvider:
     """Serves folders with `open_clip_config.json` and `open_clip_model.safetensors` (or `open_clip_pytorch_model.bin`).
 
-    `config` may name a built-in `architecture` for a folder with weights alone, and override `preprocess`.
+    `config` may name a built-in `architecture` for a folder with weights alone, override `preprocess`, and say how far
+    vectors may be cut (`shortens`).
     """
 
     def tasks(self) -> frozenset[Task]:
@@ -36,7 +40,9 @@ class OpenClipProvider:
         return True
 
     def describe(self, spec: ModelSpec, folder: Path | None) -> Description:
-        return describe(spec, read_config(spec, _given(spec, folder)))
+        given = _given(spec, folder)
+        described = describe(spec, read_config(spec, given))
+        return replace(described, scoring=read_scoring(spec, given, self.layout().weights))
 
     def prepare(self) -> None:
         import runners.networks.open_clip_network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
@@ -47,12 +53,12 @@ class OpenClipProvider:
         """`precision: auto` is fp32 here: what it was found to be is put into `spec` before."""
         _refuse_engine(spec)
         folder = _given(spec, folder)
+        format_ = precision.permitted(spec, device)
         config = read_config(spec, folder)
-        description = describe(spec, config)
+        description = self.describe(spec, folder)
 
         from runners.networks.open_clip_network import load_network  # noqa: PLC0415 - torch, which describing needs not
 
-        format_ = precision.permitted(spec, device)
         return load_network(
             spec, config, folder, description=description, device=device, precision=format_, threads=threads, tell=tell
         )
@@ -60,6 +66,13 @@ class OpenClipProvider:
     def precisions(self, device: str) -> tuple[Concrete, ...]:
         """See `precision.Choosable`."""
         return precision.native(device)
+
+    def towers(self, spec: ModelSpec, folder: Path | None) -> Towers:
+        """See `engines.towers.Exportable`."""
+        from runners.networks.open_clip_towers import load_towers  # noqa: PLC0415 - torch
+
+        given = _given(spec, folder)
+        return load_towers(spec, read_config(spec, given), given, self.describe(spec, given))
 
     def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
         """See `precision.Choosable`."""
@@ -76,8 +89,8 @@ def _given(spec: ModelSpec, folder: Path | None) -> Path:
 
 
 def _refuse_engine(spec: ModelSpec) -> None:
-    if spec.engine != "torch":
-        raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} is not available yet; use torch", field="engine")
+    if spec.engine not in ("torch", "auto"):
+        raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} loads what was exported for it", field="engine")
 
 
 PROVIDER: Provider[Embeds] = OpenClipProvider()

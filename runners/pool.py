@@ -28,6 +28,9 @@ from runners.provider import AnyProvider, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
+Convert: TypeAlias = Callable[[ModelSpec, Path | None], Awaitable[None]]
+"""Makes the files that loading needs besides the model's own; other models are loaded meanwhile."""
+
 RunInQuiet: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Runs the work in a thread while nothing else computes."""
 
@@ -46,11 +49,13 @@ class Pool:
         *,
         share: devices.Share,
         on_change: Callable[[], None] = lambda: None,
+        convert: Convert | None = None,
         clock: Callable[[], float] = time.monotonic,
         meters: Callable[[str], Meter] = meter_of,
     ) -> None:
         self._locate = locate
         self._on_change = on_change
+        self._convert = convert
         self._clock = clock
         self._run_in_quiet: RunInQuiet | None = None
         self._entries: OrderedDict[str, Entry] = OrderedDict()
@@ -179,6 +184,8 @@ class Pool:
         self._show(entry, "loading")
         try:
             folder = self._locate(spec)
+            if self._convert is not None:
+                await self._convert(spec, folder)
             entry.device = await self._loader.prepare(spec)
             loaded = await self._open_in_room(entry, folder)
         except Exception as cause:

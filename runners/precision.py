@@ -98,7 +98,7 @@ def permitted(spec: ModelSpec, device: str) -> Concrete:
     """
     can = ", ".join(supported(device))
     if spec.precision == "int8":
-        said = f"precision 'int8' is not available yet; {device} can do {can}"
+        said = f"precision 'int8' takes engine openvino or onnxruntime; torch can do {can} on {device}"
         raise ModelLoadFailed(f"{spec.key}: {said}", field="precision", found="int8", expected=can)
     wanted: Concrete = "fp32" if spec.precision == "auto" else spec.precision
     if wanted not in supported(device):

@@ -34,5 +34,6 @@ def runner_host(settings: Settings, catalogue: Catalogue, group: GroupSpec, *, i
         drain_timeout_s=settings.runner.drain_timeout_s,
         hang_s=settings.runner.hang_s,
         parity=settings.data_dir / "parity",
+        engines=settings.data_dir / "engines",
     )
     return RunnerHost(host, catalogue, families.provider, artifacts_of(settings).locate)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -110,12 +110,24 @@ class Decisions:
             log.warning("decision_not_stored", file=name, why=str(cause))
 
 
-class Deciding:
-    """A provider that loads `auto` as it was decided; without a decision the provider itself knows what to do."""
+class Converting(Protocol):
+    """Where the networks of models lie that another library runs."""
 
-    def __init__(self, provider: AnyProvider, decisions: Decisions) -> None:
+    def open(self, spec: ModelSpec, provider: AnyProvider, folder: Path | None, *, threads: int) -> Loaded | None:
+        """None for a model that its provider loads; raises ModelLoadFailed."""
+        ...
+
+
+class Deciding:
+    """A provider that loads `auto` as it was decided, and from elsewhere what another library runs.
+
+    Without a decision the provider itself knows what to do.
+    """
+
+    def __init__(self, provider: AnyProvider, decisions: Decisions, conversions: Converting | None = None) -> None:
         self._provider = provider
         self._decisions = decisions
+        self._conversions = conversions
 
     def tasks(self) -> frozenset[Task]:
         return self._provider.tasks()
@@ -136,6 +148,10 @@ class Deciding:
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
     ) -> Loaded:
         as_decided = self._decisions.resolved(spec, self._provider, folder, device)
+        if self._conversions is not None:
+            converted = self._conversions.open(as_decided, self._provider, folder, threads=threads)
+            if converted is not None:
+                return converted
         return self._provider.load(as_decided, folder, device=device, threads=threads, tell=tell)
 
 

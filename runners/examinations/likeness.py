@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from modelmora.errors import ModelLoadFailed
 from runners.inputs.tokenizer import prepare_text
 from runners.precision import Likeness
 from runners.preprocess import prepare_image
-from runners.provider import Loaded, Tokenizes
+from runners.provider import Tokenizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,14 +45,21 @@ def samples(folder: Path = FOLDER) -> Samples:
     return Samples(tuple(file.read_bytes() for file in files), tuple(texts.read_text(encoding="utf-8").splitlines()))
 
 
-def inputs(loaded: Loaded, given: Samples) -> Inputs:
+class Described(Protocol):
+    """As much of a model as its samples need; one with a tokenizer of its own has `tokenize` as well."""
+
+    @property
+    def description(self) -> Description: ...
+
+
+def inputs(model: Described, given: Samples) -> Inputs:
     """The samples as the model takes them, for each task that it can do."""
-    how: Description = loaded.description
+    how = model.description
     made: dict[Task, list[NDArray[np.generic]]] = {}
     if (image := how.image) is not None:
-        made["embed_image"] = [prepare_image(data, image) for data in given.pictures]
+        made["classify" if how.labels else "embed_image"] = [prepare_image(data, image) for data in given.pictures]
     if (text := how.text) is not None and text.tokenizer == "runner":
-        made["embed_text"] = [cast(Tokenizes, loaded).tokenize(one, truncate=True) for one in given.texts]
+        made["embed_text"] = [cast(Tokenizes, model).tokenize(one, truncate=True) for one in given.texts]
     elif text is not None:
         made["embed_text"] = [prepare_text(one, text, truncate=True) for one in given.texts]
     return made

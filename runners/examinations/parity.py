@@ -51,6 +51,9 @@ async def verify(
     and the pace raise: then nothing is decided.
     """
     provider = _choosable(host, spec)
+    if spec.engine not in ("torch", "auto"):
+        said = "it was compared with torch when it was exported, and is not loaded below the gate"
+        raise CapabilityMissing(f"{spec.key} is run by {spec.engine}: {said}", field="engine")
     async with host.pool.lease(spec) as loaded:
         loaded_in = cast(Concrete, loaded.precision)
         given = await asyncio.to_thread(lambda: inputs(loaded, samples()))

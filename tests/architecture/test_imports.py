@@ -13,7 +13,19 @@ from importlinter.cli import lint_imports
 
 from tests.architecture.tree import ROOMS, ROOT
 
-HEAVY = {"torch", "torchvision", "open_clip", "transformers", "tensorflow", "sklearn", "pandas"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "open_clip",
+    "transformers",
+    "tensorflow",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "sklearn",
+    "pandas",
+}
 DOORS = [
     "service",
     "wiring.api",

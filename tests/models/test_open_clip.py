@@ -357,7 +357,7 @@ def test_an_architecture_that_cannot_be_built_is_refused(written: Callable[..., 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"precision": "int8"}, "'int8' is not available"),
+        ({"precision": "int8"}, "'int8' takes engine openvino"),
         ({"engine": "openvino"}, "'openvino'"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Networks run by other libraries than torch: exported once, kept by content, compared before they serve."""

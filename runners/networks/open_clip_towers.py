@@ -1,0 +1,59 @@
+"""The two towers of a CLIP as modules by themselves: raw input in, vectors of length 1 out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from modelmora.domain.description import Description
+from modelmora.domain.models import ModelSpec, Task
+from modelmora.domain.preprocess import Preprocess
+from modelmora.errors import ModelLoadFailed
+from runners.engines.towers import Towers
+from runners.networks.open_clip_config import Config
+from runners.networks.open_clip_network import build
+from runners.networks.open_clip_weights import find_weights, put_weights
+from runners.networks.weights import read_weights
+
+
+class ImageTower(nn.Module):
+    """uint8 (n, height, width, 3) to float32 (n, dimension)."""
+
+    def __init__(self, network: nn.Module, how: Preprocess) -> None:
+        super().__init__()
+        self.network = network
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        floats = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        return normalize(self.network.encode_image(floats), dim=-1)  # type: ignore[operator] # a module's method
+
+
+class TextTower(nn.Module):
+    """int32 (n, context) to float32 (n, dimension)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return normalize(self.network.encode_text(tokens.long()), dim=-1)  # type: ignore[operator] # as above
+
+
+def load_towers(spec: ModelSpec, config: Config, folder: Path, description: Description) -> Towers:
+    """In fp32, as open_clip builds them; raises what loading raises, and ModelLoadFailed for an own tokenizer."""
+    if description.text is not None and description.text.tokenizer == "runner":
+        raise ModelLoadFailed(f"{spec.key}: models with a tokenizer of their own run on torch only", field="engine")
+    network = build(spec, config, device="cpu", precision="fp32")
+    put_weights(spec, network, read_weights(spec, find_weights(spec, folder)))
+    network.eval().requires_grad_(False)
+    modules: dict[Task, nn.Module] = {}
+    if description.image is not None:
+        modules["embed_image"] = ImageTower(network, description.image).eval()
+    if description.text is not None:
+        modules["embed_text"] = TextTower(network).eval()
+    return Towers(modules)
