@@ -54,6 +54,45 @@ def _network(config: Mapping[str, Any]) -> torch.nn.Module:
     return network
 
 
+def write_random_transformer(name: str, folder: Path, *, seed: int = 0) -> Path:
+    """A folder as transformers' save_pretrained writes it: `dinov2-base`, or `vit-base` with a thousand labels.
+
+    Raises ValueError for another name.
+    """
+    import transformers  # noqa: PLC0415 - seconds, and only these need it
+
+    kinds: dict[str, Any] = {
+        "dinov2-base": (
+            lambda: transformers.Dinov2Model(transformers.Dinov2Config(image_size=518)),
+            transformers.BitImageProcessor(
+                size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3,
+                image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+            ),
+        ),
+        "vit-base": (
+            lambda: transformers.ViTForImageClassification(_labelled(transformers.ViTConfig(), 1000)),
+            transformers.ViTImageProcessor(
+                size={"height": 224, "width": 224}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+            ),
+        ),
+    }  # fmt: skip
+    if name not in kinds:
+        raise ValueError(f"no architecture {name!r}; there are {', '.join(kinds)}")
+    make, processor = kinds[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = make()
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _labelled(config: Any, count: int) -> Any:
+    config.id2label = {index: f"label {index}" for index in range(count)}
+    config.label2id = {label: index for index, label in config.id2label.items()}
+    return config
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture", help="a built-in open_clip configuration, such as ViT-B-32")

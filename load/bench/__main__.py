@@ -17,6 +17,7 @@ from load.bench.options import JSON, QUICK, WORK, run_folder, say, write, write_
 from load.bench.plan import ALL_POINTS, PAIRED_POINTS, PAIRED_WHEN_ASKED, Party, Point
 from load.bench.scenarios import bad, soak, zoo
 from load.bench.stats import MIN_PAIRS
+from modelmora.domain.models import Engine
 
 _LITSERVE: dict[str, tuple[Party, ...]] = {
     "both": ("litserve", "litserve-tuned"),
@@ -51,6 +52,7 @@ _MODEL = click.option("--model", type=click.Choice(subjects.NAMES), default="vit
     "--precision", type=click.Choice(subjects.PRECISIONS), default="fp32", show_default=True,
     help="Ours only; auto is found out first. The others take fp32.",
 )  # fmt: skip
+@click.option("--engine", type=click.Choice(subjects.ENGINES), default="torch", show_default=True, help="Ours only.")
 @click.option("--pairs", type=click.IntRange(MIN_PAIRS, 30), default=MIN_PAIRS, show_default=True)
 @click.option(
     "--threads", type=click.IntRange(0, 256), default=0, help="For every party; 0: what each takes by itself."
@@ -71,6 +73,7 @@ def main(
     parties: str,
     litserve: str,
     precision: subjects.Precision,
+    engine: Engine,
     pairs: int,
     threads: int,
     bentoml_as_it_comes: bool,
@@ -96,7 +99,7 @@ def main(
         bentoml_passive=not bentoml_as_it_comes,
     )
     with run_folder(work) as folder:
-        subject = replace(subjects.prepare(model, work), precision=precision)
+        subject = replace(subjects.prepare(model, work), precision=precision, engine=engine)
         run = comparing.compare(subject, options, folder, keep=lambda run: write(file, run), say=say)
     click.echo(tables.markdown(run))
 

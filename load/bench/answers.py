@@ -24,6 +24,23 @@ def ours(body: bytes) -> Vector:
     return checked(from_base64(embedding) if isinstance(embedding, str) else embedding)
 
 
+def classes(body: bytes) -> Vector:
+    """The scores of our classification in the order of the labels, less their mean: random networks find everything
+    equally likely. Raises ValueError when there are none."""
+    try:
+        found = json.loads(body)["data"][0]["classes"]
+        scores = [one["score"] for one in sorted(found, key=lambda one: int(one["index"]))]
+    except (ValueError, LookupError, TypeError) as bad:
+        raise ValueError(f"no classes in the answer {body[:200]!r}") from bad
+    return centred(scores)
+
+
+def centred(scores: Sequence[float]) -> Vector:
+    """Less their mean; raises ValueError where nothing is left."""
+    values = np.asarray(scores, dtype=np.float64)
+    return checked(values - values.mean())
+
+
 def bentoml(body: bytes) -> Vector:
     """The one row of the plain service's answer; raises ValueError when it is not there."""
     try:

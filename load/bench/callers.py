@@ -38,7 +38,7 @@ class Load:
 
     `bad_every`: each so many-th request over HTTP is bad on purpose: a picture that breaks off, or a text with
     BAD_WORD in it, and must be answered with `bad_status`. `models`: each request names one of these instead of
-    `model`, drawn by Zipf's law.
+    `model`, drawn by Zipf's law. `top_k`: so many classes of each picture are asked for instead of its embedding.
     """
 
     party: Party
@@ -52,6 +52,7 @@ class Load:
     bad_every: int = 0
     bad_status: int = 400
     models: tuple[str, ...] = ()
+    top_k: int = 0
 
     def command(self) -> list[str]:
         """The command line that starts such a process."""
@@ -95,7 +96,7 @@ async def _caller(
 async def _http_senders(load: Load) -> AsyncIterator[list[Send]]:
     """One connection a caller."""
     payload = payload_for(load)
-    read = answers.reader(load.party)
+    read = answers.classes if load.top_k else answers.reader(load.party)
     connections = [Connection(HOST, load.port) for _ in range(load.callers)]
 
     def sender(connection: Connection) -> Send:
@@ -158,6 +159,9 @@ def _payload(load: Load, images: Sequence[bytes], model: str, *, word: str = "te
         return payloads.picture_uploads("/encode_image", images, file_field="items")
     if load.party in ("litserve", "litserve-tuned"):
         return payloads.picture_json("/predict", images, field="image")
+    if load.top_k:
+        fields = {"model": model, "top_k": str(load.top_k)}
+        return payloads.picture_uploads("/v1/classify", images, file_field="files", fields=fields)
     fields = {"model": model, "encoding_format": "base64"}
     return payloads.picture_uploads("/v1/embed/image", images, file_field="files", fields=fields)
 

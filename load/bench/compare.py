@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from load.bench import agreement, control, machine, pictures, promises, results, stats
+from load.bench import agreement, control, machine, pictures, promises, results, stats, subjects
 from load.bench.callers import Load
 from load.bench.driver import ReferenceLoop, measure
 from load.bench.plan import PAIRED_POINTS, USUAL, Budget, Party, Point, decide, order
@@ -17,6 +17,7 @@ from load.bench.servers import Server, start_bentoml, start_litserve, start_ours
 from load.bench.subjects import Subject
 
 BATCHES = (8, 16, 32)
+TOP_K, LABELS = 5, 1_000
 QUICK_S = 4.0
 CONDITIONS: dict[str, object] = {
     "omp_wait_policy": "passive",
@@ -96,7 +97,10 @@ class Bench:
         """In another precision than the reference's all pictures count, not just some."""
         count = agreement.COUNT if self.run.conditions["precision"] == "fp32" else pictures.COUNT
         described, images = reference.describe(), self.folder / "pictures"
-        alike = agreement.check(reference, self.servers.values(), model=subject.name, images=images, count=count)
+        top_k = LABELS if subject.task == "classify" else 0
+        alike = agreement.check(
+            reference, self.servers.values(), model=subject.name, images=images, top_k=top_k, count=count
+        )
         self.run.conditions.update({"reference": described, "cosine_to_reference": alike})
 
     def _paired(self, point: Point) -> None:
@@ -137,6 +141,7 @@ class Bench:
             lead_s=self.budget.lead_s,
             window_s=window_s,
             pictures=str(self.images) if self.images else None,
+            top_k=TOP_K if subjects.classifies(self.run.model) else 0,
         )
         return measure(server, load, logs=self.folder, pair=pair)
 

@@ -1,4 +1,4 @@
-"""The reference loop, a process of its own: decode, open_clip's own preprocessing, forward, L2 norm, and nothing else.
+"""The reference loop, a process of its own: decode, the library's own preprocessing, the network, and no more.
 
 It reads commands and writes answers as lines of JSON; between commands it sleeps.
 """
@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as in the runners
 
-import open_clip
 import torch
 from PIL import Image
 
 from load.bench import pictures
+from load.bench.libraries import Library, open_library
 from load.bench.stats import percentile
 
 
@@ -30,25 +29,19 @@ from load.bench.stats import percentile
 class Reference:
     """The model of a folder and the pictures of another, decoded and embedded over and over."""
 
-    model: Any
-    transform: Callable[[Image.Image], torch.Tensor]
+    library: Library
     jpegs: list[bytes]
     next_picture: int = 0
 
     @classmethod
     def open(cls, weights: Path, images: Path) -> Reference:
         """fp32 on the CPU, as the services are measured."""
-        model, _, transform = open_clip.create_model_and_transforms(
-            f"local-dir:{weights}", precision="fp32", device="cpu"
-        )
-        return cls(model.eval(), transform, pictures.read(images))
+        return cls(open_library(weights), pictures.read(images))
 
     @torch.inference_mode()
     def embed(self, jpegs: list[bytes]) -> torch.Tensor:
-        """(pictures, dimension), L2-normalised."""
-        batch = torch.stack([self.transform(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs])
-        features: torch.Tensor = self.model.encode_image(batch, normalize=True)
-        return features
+        """(pictures, dimension) vectors of length 1, or (pictures, labels) scores less their mean."""
+        return self.library.rows([Image.open(io.BytesIO(jpeg)) for jpeg in jpegs])
 
     def batch(self, size: int) -> list[bytes]:
         """The next pictures in turn."""
@@ -76,7 +69,7 @@ def answer(reference: Reference, command: dict[str, Any]) -> dict[str, Any]:
     """What one command gives; raises KeyError on a command that is not one."""
     match command.pop("do"):
         case "describe":
-            return {"threads": torch.get_num_threads(), "torch": torch.__version__, "open_clip": open_clip.__version__}
+            return {"threads": torch.get_num_threads(), "torch": torch.__version__, **reference.library.facts}
         case "embed":
             return {"vectors": reference.embed(reference.jpegs[: command["count"]]).tolist()}
         case "window":

@@ -10,25 +10,31 @@ from typing import Any, Literal, get_args
 import yaml
 
 from load.bench.processes import ROOT
+from modelmora.domain.models import Engine
 
-Name = Literal["vit-b-32", "shapes-clip", "noop"]
-Precision = Literal["fp32", "bf16", "auto"]
+Name = Literal["vit-b-32", "shapes-clip", "dinov2-base", "vit-base", "noop"]
+Task = Literal["embed", "classify"]
+Precision = Literal["fp32", "bf16", "int8", "auto"]
 NAMES: tuple[Name, ...] = get_args(Name)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A model; `folder` is None where only our service can run it, and then texts are sent.
 
-    `precision` is what our service runs it in; the others always take fp32.
+    `precision` and `engine` are what our service runs it in and by; the others always take fp32 and torch. The plain
+    services and LitServe know `open_clip` alone.
     """
 
     name: Name
     provider: str
     source: str
     folder: Path | None
+    task: Task = "embed"
     precision: Precision = "fp32"
+    engine: Engine = "torch"
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def registry(self, threads: int) -> str:
@@ -36,17 +42,23 @@ class Subject:
         row = {
             "name": self.name,
             "version": "1.0.0",
-            "type": "embedding",
+            "type": "classification" if self.task == "classify" else "embedding",
             "provider": self.provider,
             "source": self.source,
             "default": True,
             "device": "cpu",
             "precision": self.precision,
-            "engine": "torch",
+            "engine": self.engine,
             "config": dict(self.config),
         }
         group: dict[str, Any] = {"workers": 1, **({"resources": {"cpu": threads}} if threads else {})}
         return yaml.safe_dump({"version": 1, "groups": {"default": group}, "models": [row]}, sort_keys=False)
+
+
+_TRANSFORMERS: Mapping[str, tuple[str, Task]] = {
+    "dinov2-base": ("dinov2", "embed"),
+    "vit-base": ("classifier", "classify"),
+}
 
 
 def prepare(name: Name, work: Path) -> Subject:
@@ -64,6 +76,19 @@ def prepare(name: Name, work: Path) -> Subject:
 
                 write_random("ViT-B-32", folder, seed=0)
             return Subject(name, "open_clip", f"file:{_existing(folder)}", folder)
+        case "dinov2-base" | "vit-base":
+            folder = work / f"{name}-random"
+            if not (folder / "model.safetensors").exists():
+                from load.random_weights import write_random_transformer  # noqa: PLC0415 (as above)
+
+                write_random_transformer(name, folder, seed=0)
+            provider, task = _TRANSFORMERS[name]
+            return Subject(name, provider, f"file:{folder}", folder, task)
+
+
+def classifies(name: str) -> bool:
+    """Whether the model is asked for classes."""
+    return name in _TRANSFORMERS and _TRANSFORMERS[name][1] == "classify"
 
 
 def _existing(folder: Path) -> Path:
