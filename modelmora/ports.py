@@ -47,6 +47,17 @@ class Embedder(Protocol):
         ...
 
 
+class Pictures(Protocol):
+    """Brings pictures that lie elsewhere."""
+
+    async def fetch(self, urls: Sequence[str], *, call: Call) -> list[Outcome[bytes]]:
+        """The bytes behind each URL, one outcome per URL, same order; never raises for a URL.
+
+        Where it is not allowed to look, it does not: what may be asked is an operator's decision.
+        """
+        ...
+
+
 class Classifier(Protocol):
     """Gives pictures scores of the labels a model knows."""
 

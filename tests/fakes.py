@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,40 @@ from typing import Any
 import numpy as np
 
 from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.classification import Scores
+from modelmora.domain.description import Description
 from modelmora.domain.inference import Call, Content, Embedded, Image, Timings, Vector
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType, State, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.preprocess import Preprocess, TextPreprocess
 from modelmora.domain.progress import Step
-from modelmora.errors import ModelMoraError
-from modelmora.ports import Desire, Examination, Fetch, Holding, Hook, ModelReport, Wanted, Watch, WorkerView
+from modelmora.domain.segmentation import Box, Everything, Mask, MaskOptions, Prompt, Segmented
+from modelmora.domain.tensors import Tensor, TensorSpec
+from modelmora.errors import ModelMoraError, SchemaMismatch, ValidationFailed
+from modelmora.ports import (
+    Desire,
+    Examination,
+    Fetch,
+    Holding,
+    Hook,
+    ModelReport,
+    Predicted,
+    Wanted,
+    Watch,
+    WorkerView,
+)
 from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
+from modelmora.usecases.classify import Classify
+from modelmora.usecases.compare import Compare
+from modelmora.usecases.describe import Describe
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
 from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
+from modelmora.usecases.predict import Predict
+from modelmora.usecases.segment import Segment
 
 DIMENSION = 4
 TIMINGS = Timings(queue_ms=1.0, preprocess_ms=2.0, inference_ms=3.0)
@@ -38,6 +59,17 @@ OLD = ModelSpec(name="vit", version="1.0.0", type="embedding", provider="noop", 
 VIT = ModelSpec(name="vit", version="2.0.0-rc.1", type="embedding", provider="noop", source="hub:somebody/vit")
 SAM = ModelSpec(name="sam", version="1.0.0", type="segmentation", provider="sam", source="hub:somebody/sam")
 CATALOGUE = Catalogue((OLD, VIT, SAM, CLIP), (GroupSpec(),))
+
+IRIS = ModelSpec(name="iris", version="1.0.0", type="tensor", provider="onnx", source="hub:somebody/iris", default=True)
+IRIS_DESCRIBED = Description(
+    model=IRIS.key,
+    inputs=(TensorSpec(name="features", dtype="float32", shape=("batch", 4)),),
+    outputs=(
+        TensorSpec(name="scores", dtype="float32", shape=("batch", 3), labels=("setosa", "versicolor", "virginica")),
+        TensorSpec(name="class", dtype="int64", shape=("batch",)),
+    ),
+)
+"""A tensor model, which the catalogue has only where a test puts it."""
 
 
 def bytes_of(content: Content) -> bytes:
@@ -119,6 +151,162 @@ class FakeEmbedder:
                 return Failed(error)
         vector = Vector(np.array(vector_of(content), "<f4").tobytes())
         return Ok(Embedded(vector, TIMINGS, tokens=len(content)))
+
+
+@dataclass(slots=True)
+class FakeDescriber:
+    """Every model takes pictures and texts and gives vectors of `DIMENSION`, unless `known` describes it."""
+
+    known: dict[str, Description] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    raises: ModelMoraError | None = None
+
+    async def describe(self, model: ModelSpec, *, deadline: float) -> Description:
+        self.asked.append(model.key)
+        if self.raises is not None:
+            raise self.raises
+        image, text = Preprocess(resize="exact", height=1, width=1), TextPreprocess(tokenizer="bytes", context_length=0)
+        return self.known.get(model.key, Description(model=model.key, dimension=DIMENSION, image=image, text=text))
+
+
+@dataclass(slots=True)
+class FakePictures:
+    """What lies behind each URL, or why it cannot be had; behind any other there is nothing."""
+
+    behind: dict[str, bytes | ModelMoraError] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def fetch(self, urls: Sequence[str], *, call: Call) -> list[Outcome[bytes]]:
+        self.asked += urls
+        found = [self.behind.get(url, ValidationFailed("404", field="input", found=url)) for url in urls]
+        return [Ok(each) if isinstance(each, bytes) else Failed(each) for each in found]
+
+
+@dataclass(slots=True)
+class FakeClassifier:
+    """The logits of `gives` for every picture; one that contains a marker of `fails` fails with its error.
+
+    `raises` fails the whole request. While `hold` is set (to an unset event) every call waits for it: `entered` is set
+    when one does, `cancelled` when one left meanwhile.
+    """
+
+    gives: Sequence[float] = (1.0, 3.0, 2.0)
+    fails: dict[bytes, ModelMoraError] = field(default_factory=dict)
+    raises: Exception | None = None
+    hold: asyncio.Event | None = None
+    watch: Watch | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[tuple[ModelSpec, Sequence[Image], Call]] = field(default_factory=list)
+
+    async def classify(
+        self, model: ModelSpec, items: Sequence[Image], *, call: Call, watch: Watch | None = None
+    ) -> list[Outcome[Scores]]:
+        self.asked.append((model, items, call))
+        self.watch = watch
+        if self.hold is not None:
+            self.entered.set()
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if self.raises is not None:
+            raise self.raises
+        return [self._outcome(item.data) for item in items]
+
+    def _outcome(self, content: bytes) -> Outcome[Scores]:
+        for marker, error in self.fails.items():
+            if marker in content:
+                return Failed(error)
+        return Ok(Scores(Vector(np.array(self.gives, "<f4").tobytes()), TIMINGS))
+
+
+@dataclass(slots=True)
+class FakePredictor:
+    """Gives `gives`, or of it what is asked for, and keeps the inputs. `raises` fails the request; while `hold` is set
+    (to an unset event) it waits for it: `entered` is set when one does, `cancelled` when one left meanwhile."""
+
+    gives: dict[str, Tensor] = field(default_factory=dict)
+    raises: Exception | None = None
+    hold: asyncio.Event | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[tuple[ModelSpec, Mapping[str, Tensor], Sequence[str], Call]] = field(default_factory=list)
+
+    async def predict(
+        self, model: ModelSpec, inputs: Mapping[str, Tensor], *, outputs: Sequence[str] = (), call: Call
+    ) -> Predicted:
+        self.asked.append((model, inputs, tuple(outputs), call))
+        if self.hold is not None:
+            self.entered.set()
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if self.raises is not None:
+            raise self.raises
+        unknown = [name for name in outputs if name not in self.gives]
+        if unknown:
+            raise SchemaMismatch(f"no output {unknown[0]!r}", field="outputs", found=unknown[0])
+        return Predicted(outputs={name: self.gives[name] for name in outputs or self.gives}, timings=TIMINGS)
+
+
+MASK = Mask(counts=b"08", score=0.75, area=8, box=Box(left=0.0, top=0.0, right=4.0, bottom=2.0))
+"""Every pixel of a picture 4 wide and 2 high."""
+
+
+@dataclass(slots=True)
+class FakeSegmenter:
+    """`gives` for every prompt, the last prompt first, or a part of everything for each of its masks.
+
+    A prompt of an id in `fails` fails with its error; `raises` fails the request. While `hold` is set (to an unset
+    event) the parts after the first wait for it: `entered` is set when one does, `left` when the reader has gone.
+    """
+
+    gives: tuple[Mask, ...] = (MASK,)
+    size: tuple[int, int] = (2, 4)
+    fails: dict[str, ModelMoraError] = field(default_factory=dict)
+    raises: Exception | None = None
+    hold: asyncio.Event | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[tuple[ModelSpec, Image, Sequence[Prompt] | Everything, MaskOptions, Call]] = field(default_factory=list)
+
+    async def segment(
+        self,
+        model: ModelSpec,
+        image: Image,
+        asked: Sequence[Prompt] | Everything,
+        *,
+        options: MaskOptions,
+        call: Call,
+        watch: Watch | None = None,
+    ) -> AsyncGenerator[tuple[int, Outcome[Segmented]], None]:
+        self.asked.append((model, image, asked, options, call))
+        if self.raises is not None:
+            raise self.raises
+        parts = dict(self._parts(asked))
+        try:
+            for number, index in enumerate(parts):
+                if number and self.hold is not None:
+                    self.entered.set()
+                    await self.hold.wait()
+                yield index, parts[index]
+        finally:
+            self.left.set()
+
+    def _parts(self, asked: Sequence[Prompt] | Everything) -> Iterator[tuple[int, Outcome[Segmented]]]:
+        if isinstance(asked, Everything):
+            yield from ((index, self._segmented(mask)) for index, mask in enumerate(self.gives))
+            return
+        for index in reversed(range(len(asked))):
+            error = self.fails.get(asked[index].id)
+            yield index, Failed(error) if error else self._segmented(*self.gives)
+
+    def _segmented(self, *masks: Mask) -> Outcome[Segmented]:
+        return Ok(Segmented(masks=masks, height=self.size[0], width=self.size[1], timings=TIMINGS))
 
 
 def holding(spec: ModelSpec, state: State = "loaded", **more: int | str | None) -> Holding:
@@ -283,20 +471,40 @@ class World:
     """An application over fakes, and the fakes."""
 
     embedder: FakeEmbedder = field(default_factory=FakeEmbedder)
+    describer: FakeDescriber = field(default_factory=FakeDescriber)
+    pictures: FakePictures = field(default_factory=FakePictures)
     host: FakeHost = field(default_factory=FakeHost)
     desires: FakeDesires = field(default_factory=FakeDesires)
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
     checks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     hooks: list[Hook] = field(default_factory=list)
+    classifier: FakeClassifier = field(default_factory=FakeClassifier)
+    predictor: FakePredictor = field(default_factory=FakePredictor)
+    segmenter: FakeSegmenter = field(default_factory=FakeSegmenter)
+    catalogue: Catalogue = CATALOGUE
     limits: Limits = LIMITS
     clock: Clock = field(default_factory=Clock)
 
     def models(self) -> Models:
-        return Models(CATALOGUE, CatalogueTraffic(), self.host, self.desires, self.artifacts)
+        return Models(self.catalogue, CatalogueTraffic(self.catalogue), self.host, self.desires, self.artifacts)
+
+    def admission(self) -> Admission:
+        return Admission(CatalogueTraffic(self.catalogue), limits=self.limits, hooks=self.hooks, clock=self.clock)
+
+    def classify(self) -> Classify:
+        return Classify(self.admission(), self.classifier, self.embedder, self.describer)
+
+    def predict(self) -> Predict:
+        return Predict(self.admission(), self.predictor, self.describer)
+
+    def segment(self) -> Segment:
+        return Segment(self.admission(), self.segmenter)
+
+    def compare(self) -> Compare:
+        return Compare(self.embed(), self.models())
 
     def embed(self) -> Embed:
-        admission = Admission(CatalogueTraffic(), limits=self.limits, hooks=self.hooks, clock=self.clock)
-        return Embed(admission, self.embedder)
+        return Embed(self.admission(), self.embedder, self.describer, self.pictures)
 
     def health(self) -> Health:
         return Health(self.host, self.models(), checks=self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)
@@ -310,7 +518,12 @@ class World:
             embed=embed,
             embed_stream=self.embed_stream(),
             embed_watched=EmbedWatched(embed),
+            classify=self.classify(),
+            predict=self.predict(),
+            segment=self.segment(),
+            compare=self.compare(),
             models=self.models(),
+            describe=Describe(self.models(), self.describer),
             health=self.health(),
             limits=self.limits,
             version="9.9.9",

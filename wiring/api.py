@@ -23,19 +23,27 @@ from modelmora.settings import Settings
 from modelmora.telemetry import count_inference
 from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
+from modelmora.usecases.classify import Classify
+from modelmora.usecases.compare import Compare
+from modelmora.usecases.describe import Describe
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
 from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
+from modelmora.usecases.predict import Predict
 from modelmora.usecases.reconcile import Reconciler
+from modelmora.usecases.segment import Segment
 from runners.devices import cores
 from runners.handle import RunnerHandle
 from runners.hop.errands import Errands, HandleSettings
 from runners.hop.fleet import Fleet
 from runners.inference import RunnerInference
+from runners.predicting import RunnerPredictor
+from runners.segmenting import RunnerSegmenter
 from wiring import artifacts_of
 from wiring.footprints import FootprintMemory
+from wiring.pictures import open_pictures
 from wiring.runner import runner_host
 
 log = structlog.get_logger(__name__)
@@ -135,7 +143,8 @@ class ApiWorker:
         database = await Database.open(settings.database.url)
         stack.push_async_callback(database.close)
         footprints = FootprintMemory(database.footprints, database.leases, catalogue)
-        handle, inference = await self._runners(stack, footprints)
+        handle, errands = await self._runners(stack, footprints)
+        inference = RunnerInference(errands)
         traffic, limits = CurrentVersions(catalogue), limits_of(settings)
         models = Models(catalogue, traffic, handle, database.desired, artifacts_of(settings))
         health = Health(handle, models, checks={"database": database.ping})
@@ -143,12 +152,17 @@ class ApiWorker:
         _spawn(stack, reconciler.run())
         _spawn(stack, footprints.keep(handle.workers))
         admission = Admission(traffic, limits=limits, hooks=[count_inference])
-        embed = Embed(admission, inference)
+        embed = Embed(admission, inference, inference, open_pictures(settings, stack))
         return Application(
             embed=embed,
             embed_stream=EmbedStream(embed, limits=limits),
             embed_watched=EmbedWatched(embed),
+            classify=Classify(admission, inference, inference, inference),
+            segment=Segment(admission, RunnerSegmenter(errands)),
+            predict=Predict(admission, RunnerPredictor(errands), inference),
+            compare=Compare(embed, models),
             models=models,
+            describe=Describe(models, inference),
             health=health,
             limits=limits,
             version=__version__,
@@ -156,7 +170,7 @@ class ApiWorker:
 
     async def _runners(
         self, stack: contextlib.AsyncExitStack, footprints: FootprintMemory
-    ) -> tuple[RunnerHandle, RunnerInference]:
+    ) -> tuple[RunnerHandle, Errands]:
         directories = dict(self.directories)
         for group in self.catalogue.groups:
             if group.name not in directories:
@@ -173,7 +187,7 @@ class ApiWorker:
         await fleet.start()
         stack.push_async_callback(handle.close)
         stack.callback(errands.close)
-        return handle, RunnerInference(errands)
+        return handle, errands
 
     async def _host_here(self, stack: contextlib.AsyncExitStack, group: GroupSpec) -> Path:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelmora-")))

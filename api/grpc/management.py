@@ -6,8 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast, get_args
 
-from api import calls
-from api.grpc.inference import metadata_of
+from api.grpc.messages import request_id_of
 from api.grpc.statuses import Context, answer
 from modelmora.domain.models import ModelType
 from modelmora.errors import ValidationFailed
@@ -58,7 +57,7 @@ class ManagementServicer(management_pb2_grpc.ModelManagementServicer):
 
 
 async def _answer(context: Context, work: Callable[[], Awaitable[R]]) -> R:
-    return await answer(context, calls.request_id(metadata_of(context).get(calls.REQUEST_ID)), work)
+    return await answer(context, request_id_of(context), work)
 
 
 def _type(text: str) -> ModelType | None:

@@ -12,8 +12,16 @@ from grpc_reflection.v1alpha import reflection
 
 from api.grpc.inference import InferenceServicer
 from api.grpc.management import ManagementServicer
+from api.oip.grpc import OpenInferenceServicer
 from modelmora.errors import DependencyUnavailable
-from modelmora.proto import inference_pb2, inference_pb2_grpc, management_pb2, management_pb2_grpc
+from modelmora.proto import (
+    inference_pb2,
+    inference_pb2_grpc,
+    management_pb2,
+    management_pb2_grpc,
+    open_inference_pb2,
+    open_inference_pb2_grpc,
+)
 from modelmora.usecases.application import Application
 
 log = structlog.get_logger(__name__)
@@ -23,7 +31,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class GrpcServer:
-    """Inference, management, health and reflection on one port."""
+    """Inference, management, the Open Inference Protocol, health and reflection on one port."""
 
     def __init__(self, application: Application, *, host: str, port: int, max_message_bytes: int, share: bool) -> None:
         self._address = f"{host}:{port}"
@@ -39,11 +47,15 @@ class GrpcServer:
         )
         inference_pb2_grpc.add_ModelInferenceServicer_to_server(InferenceServicer(application), self._server)
         management_pb2_grpc.add_ModelManagementServicer_to_server(ManagementServicer(application), self._server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            OpenInferenceServicer(application), self._server
+        )
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.services = (
             inference_pb2.DESCRIPTOR.services_by_name["ModelInference"].full_name,
             management_pb2.DESCRIPTOR.services_by_name["ModelManagement"].full_name,
+            open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             reflection.SERVICE_NAME,
         )
@@ -71,5 +83,5 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     async def _set(self, status: Any) -> None:
-        for name in ("", *self.services[:2]):
+        for name in ("", *self.services[:3]):
             await self._health.set(name, status)

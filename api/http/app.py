@@ -17,13 +17,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.core import Core
 from api.http import problems
 from api.http.batch import batch_routes
+from api.http.classify import classify_routes
+from api.http.compare import compare_routes
 from api.http.embed import embed_routes
 from api.http.front import Front
 from api.http.models import model_router
 from api.http.openai import openai_routes
+from api.http.predict import predict_routes
 from api.http.probes import probe_router
 from api.http.routes import openapi_of
+from api.http.segment import segment_routes
 from api.http.stream import stream_routes
+from api.oip.http import oip_routes
 from modelmora import __version__
 from modelmora.errors import ModelMoraError
 
@@ -48,7 +53,17 @@ def create_app(
         docs_url="/docs",
         redoc_url=None,
     )
-    hot = [*embed_routes(core), *openai_routes(core), *batch_routes(core), *stream_routes(core)]
+    hot = [
+        *embed_routes(core),
+        *openai_routes(core),
+        *batch_routes(core),
+        *stream_routes(core),
+        *oip_routes(core, max_body_bytes=max_body_bytes),
+        *classify_routes(core),
+        *segment_routes(core),
+        *predict_routes(core),
+        *compare_routes(core),
+    ]
     app.router.routes[:0] = hot
     app.include_router(model_router(core))
     app.include_router(probe_router(core))

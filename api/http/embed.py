@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,11 +12,12 @@ from api import render
 from api.core import Core
 from api.http.bodies import json_object, take_bool, take_choice, take_text
 from api.http.operations import EMBED_IMAGE, EMBED_TEXT
+from api.http.picture_forms import read_pictures
 from api.http.presence import Present, Rounds
 from api.http.routes import HotRoute, call_of
-from modelmora.domain.inference import Content, Image, Text
+from modelmora.domain.inference import Content, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import InvalidInput, UnsupportedMedia, ValidationFailed
+from modelmora.errors import ValidationFailed
 from modelmora.usecases.application import Application
 from modelmora.usecases.embed import Embeddings
 
@@ -80,37 +80,8 @@ def _text(item: Any) -> Outcome[Content]:
 
 async def read_images(request: Request, application: Application) -> tuple[list[Outcome[Content]], dict[str, str]]:
     """Multipart `files`, or one picture as the whole body (then the fields are in the query)."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "multipart/form-data":
-        async with request.form(max_files=application.limits.items, max_fields=64) as form:
-            fields = {key: plain(value) for key, value in form.items() if isinstance(value, str)}
-            return [await _image(part) for part in _file_parts(form)], fields
-    if media_type.startswith("image/") or media_type == "application/octet-stream":
-        return [Ok(Image(await request.body()))], dict(request.query_params)
-    raise UnsupportedMedia(
-        "this route takes multipart/form-data with `files`, or one picture as the body",
-        field="content-type",
-        found=media_type or "none",
-        expected="multipart/form-data, image/* or application/octet-stream",
-    )
-
-
-def _file_parts(form: FormData) -> list[UploadFile | str]:
-    parts = form.getlist("files")
-    if not parts:
-        raise ValidationFailed(
-            "no files in the form",
-            field="files",
-            found=", ".join(form.keys())[:80] or "nothing",
-            expected="at least one part named files",
-        )
-    return parts
-
-
-async def _image(part: UploadFile | str) -> Outcome[Content]:
-    if isinstance(part, str):
-        return Failed(InvalidInput("the part `files` has no filename, so it is a text field", field="files"))
-    return Ok(Image(await part.read()))
+    items, form = await read_pictures(request, most_files=application.limits.items)
+    return items, {key: plain(value) for key, value in form.items() if isinstance(value, str)}
 
 
 def plain(value: str) -> str:

@@ -212,6 +212,26 @@ EMBED_STREAM = operation(
     },
     media=NDJSON,
 )
+_OPENAI_INPUT = [
+    {
+        "type": "string",
+        "description": "A text, or with modality `image` a picture (data URI, base64, URL); a data URI is one untold",
+    },
+    {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+    {"type": "object", "required": ["image"], "properties": {"image": {"type": "string"}}},
+    {
+        "type": "object",
+        "required": ["image_url"],
+        "properties": {
+            "image_url": {
+                "oneOf": [
+                    {"type": "string"},
+                    {"type": "object", "required": ["url"], "properties": {"url": {"type": "string"}}},
+                ]
+            }
+        },
+    },
+]
 OPENAI_EMBEDDINGS = operation(
     "OpenAI-compatible embeddings of texts and pictures",
     "openai",
@@ -231,13 +251,17 @@ OPENAI_EMBEDDINGS = operation(
                 "required": ["input"],
                 "properties": {
                     "input": {
-                        "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-                        "description": "Texts; a data URI is a picture",
+                        "oneOf": [*_OPENAI_INPUT, {"type": "array", "items": {"oneOf": _OPENAI_INPUT}}],
+                        "description": "Texts and pictures, in any order",
                     },
                     "model": MODEL,
                     "modality": {"type": "string", "enum": ["text", "image"], "default": "text"},
                     "encoding_format": ENCODING,
-                    "dimensions": {"type": "integer"},
+                    "dimensions": {
+                        "type": "integer",
+                        "minimum": 1,
+                        "description": "Shorter vectors, of models that allow it; 422 names what a model has",
+                    },
                     "truncate": {"type": "boolean", "default": False},
                     "partial": {"type": "boolean", "default": False},
                 },

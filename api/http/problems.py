@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from api import render
 from api.errors import STATUSES, retry_after_s
+from api.oip.said import said
 from modelmora.errors import (
     Fault,
     InternalError,
@@ -59,6 +60,8 @@ def response(
             "code": error.code,
             "param": error.field,
         }
+    elif f"{request.url.path}/".startswith("/v2/"):
+        body["error"] = said(error)  # all that clients of the Open Inference Protocol show
     after = retry_after_s(error)
     again = {"retry-after": str(math.ceil(after))} if after is not None else {}
     return Response(render.to_json(body), status, {**(headers or {}), **again}, MEDIA_TYPE)

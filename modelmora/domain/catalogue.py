@@ -39,7 +39,9 @@ class Catalogue:
         for model in self.models:
             if model.type == type_ and model.default:
                 return model
-        raise ModelNotFound(f"no {type_} model is the default; name one", field="model")
+        there = ", ".join(dict.fromkeys(m.name for m in self.models if m.type == type_))
+        said = f"name one of {there}" if there else "none is declared"
+        raise ModelNotFound(f"no {type_} model is the default; {said}", field="model")
 
     def in_group(self, group: str) -> Sequence[ModelSpec]:
         """The models that runners of `group` may hold."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelmora.usecases.admission import Limits
+from modelmora.usecases.classify import Classify
+from modelmora.usecases.compare import Compare
+from modelmora.usecases.describe import Describe
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
 from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
+from modelmora.usecases.predict import Predict
+from modelmora.usecases.segment import Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,12 @@ class Application:
     embed: Embed
     embed_stream: EmbedStream
     embed_watched: EmbedWatched
+    classify: Classify
+    segment: Segment
+    predict: Predict
+    compare: Compare
     models: Models
+    describe: Describe
     health: Health
     limits: Limits
     version: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ NAMES = sorted(path.stem for path in PROTO.glob("*.proto"))
 PYTHON = ROOT / ".venv-proto" / "bin" / "python"
 
 _BLOCK = re.compile(r"^(message|enum|service)\s+(\w+)\s*\{(?:\s*\}|(.*?)^\})", re.M | re.S)
+_NESTED = re.compile(r"^[ ]+(message\s+\w+\s*\{[^{}]*\})", re.M)
 _FIELD = re.compile(r"^\s*(?:(repeated|optional)\s+)?([\w.]+)\s+(\w+)\s*=\s*(\d+)\s*;", re.M)
+_MAP = re.compile(r"^\s*map<(\w+),\s*([\w.]+)>\s+(\w+)\s*=\s*(\d+)\s*;", re.M)
 _VALUE = re.compile(r"^\s*(\w+)\s*=\s*(\d+)\s*;", re.M)
 _RPC = re.compile(r"rpc\s+(\w+)\s*\((stream\s+)?([\w.]+)\)\s*returns\s*\((stream\s+)?([\w.]+)\)")
 
@@ -29,6 +31,8 @@ Fact = tuple[str, ...]
 def written(name: str) -> set[Fact]:
     """Every message, field, enum value and RPC in the text of a .proto file."""
     text = re.sub(r"//.*", "", (PROTO / f"{name}.proto").read_text())
+    nested = [re.sub(r"\s*\}$", "\n}", message) for message in _NESTED.findall(text)]  # told as if they stood outside
+    text = "\n".join([_NESTED.sub("", text), *nested])
     facts: set[Fact] = set()
     for kind, of, body in _BLOCK.findall(text):
         facts.add((kind, of))
@@ -37,6 +41,10 @@ def written(name: str) -> set[Fact]:
                 facts |= {
                     (of, field, number, type_.rpartition(".")[2], str(label == "repeated"))
                     for label, type_, field, number in _FIELD.findall(body)
+                }
+                facts |= {
+                    (of, field, number, f"map<{key}, {value.rpartition('.')[2]}>", "True")
+                    for key, value, field, number in _MAP.findall(body)
                 }
             case "enum":
                 facts |= {(of, value, number) for value, number in _VALUE.findall(body)}
@@ -52,7 +60,7 @@ def generated(name: str) -> set[Fact]:
     """The same facts from the generated descriptor."""
     descriptor: Any = importlib.import_module(f"modelmora.proto.{name}_pb2").DESCRIPTOR
     facts: set[Fact] = set()
-    for message in descriptor.message_types_by_name.values():
+    for message in _messages(descriptor.message_types_by_name.values()):
         facts.add(("message", message.name))
         facts |= set(_fields(message))
     for enum in descriptor.enum_types_by_name.values():
@@ -74,6 +82,14 @@ def generated(name: str) -> set[Fact]:
     return facts
 
 
+def _messages(messages: Iterable[Any]) -> Iterator[Any]:
+    """With those inside; the entries of maps are no messages of ours."""
+    for message in messages:
+        if not message.GetOptions().map_entry:
+            yield message
+            yield from _messages(message.nested_types)
+
+
 def _fields(message: Any) -> Iterator[Fact]:
     from google.protobuf.descriptor import FieldDescriptor
 
@@ -81,10 +97,17 @@ def _fields(message: Any) -> Iterator[Fact]:
         getattr(FieldDescriptor, f"TYPE_{kind.upper()}"): kind
         for kind in ("double", "float", "int32", "int64", "uint32", "uint64", "bool", "string", "bytes")
     }
-    for field in message.fields:
+
+    def typed(field: Any) -> str:
         of = field.message_type or field.enum_type
-        type_ = of.name if of is not None else scalars[field.type]
-        yield message.name, field.name, str(field.number), type_, str(field.is_repeated)
+        if of is None:
+            return scalars[field.type]
+        if field.message_type and of.GetOptions().map_entry:
+            return f"map<{typed(of.fields_by_name['key'])}, {typed(of.fields_by_name['value'])}>"
+        return str(of.name)
+
+    for field in message.fields:
+        yield message.name, field.name, str(field.number), typed(field), str(field.is_repeated)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +133,7 @@ def test_the_types_name_every_field(name: str) -> None:
 
     for fact in written(name):
         if len(fact) == 5:
-            assert re.search(rf"^class {fact[0]}\b.*?\b{fact[1]}\b", types, re.M | re.S), fact
+            assert re.search(rf"^ *class {fact[0]}\b.*?\b{fact[1]}\b", types, re.M | re.S), fact
 
 
 def test_generating_them_anew_changes_nothing(tmp_path: Path) -> None:

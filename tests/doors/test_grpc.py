@@ -326,6 +326,7 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
     assert names == {
         "modelmora.v1.ModelInference",
         "modelmora.v1.ModelManagement",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -54,12 +54,16 @@ def test_what_changes_models_asks_for_operate_and_inference_for_infer(core: Core
         for path, method, permission in served_routes(create_app(core, max_body_bytes=1).routes)
     }
 
-    assert {permission for (_, method), permission in asked.items() if method == "post"} == {"infer", "operate"}
+    posted = {path: permission for (path, method), permission in asked.items() if method == "post"}
+    assert posted.pop("/v2/repository/index") == "read"  # the protocol asks by POST
+    assert set(posted.values()) == {"infer", "operate"}
     assert {path for (path, _), permission in asked.items() if permission == "none"} == {
         "/livez",
         "/readyz",
         "/health",
         "/version",
+        "/v2/health/live",
+        "/v2/health/ready",
     }
     assert asked["/v1/embeddings", "post"] == "infer"
     assert asked["/api/v1/models/{ref}/unload", "post"] == "operate"
@@ -76,7 +80,7 @@ async def test_every_rpc_declares_a_permission(grpc_server: GrpcServer) -> None:
 async def test_no_permission_is_declared_for_an_rpc_that_is_gone(grpc_server: GrpcServer) -> None:
     served = {f"/{service}/{method}" for service in grpc_server.services for method in methods_of(service)}
 
-    ours = {rpc for rpc in RPC_PERMISSIONS if rpc.startswith("/modelmora.")}
+    ours = {rpc for rpc in RPC_PERMISSIONS if rpc.startswith(("/modelmora.", "/inference."))}
     assert ours - served == set()
 
 
