@@ -7,12 +7,15 @@ import os
 import click
 
 from modelmora import __version__
+from modelmora.cli.classify import classify
+from modelmora.cli.compare import compare
 from modelmora.cli.config import config
 from modelmora.cli.embed import embed
 from modelmora.cli.failures import Program
 from modelmora.cli.health import health
 from modelmora.cli.models import load, models, unload, warmup
 from modelmora.cli.pull import pull
+from modelmora.cli.segment import segment
 from modelmora.cli.serve import serve
 from modelmora.cli.tune import tune
 from modelmora.cli.verify import verify
@@ -22,10 +25,15 @@ from modelmora.cli.verify import verify
 @click.version_option(__version__, prog_name="modelmora")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 def program(debug: bool) -> None:
-    """Embeddings of pictures and texts from a ModelMora server."""
+    """Embeddings, classes and masks of pictures from a ModelMora server."""
 
 
-for command in (embed, models, load, unload, warmup, pull, verify, tune, health, serve, config):
+COMMANDS = (
+    *(embed, classify, segment, compare),
+    *(models, load, unload, warmup, pull, verify, tune, health),
+    *(serve, config),
+)
+for command in COMMANDS:
     program.add_command(command)
 
 

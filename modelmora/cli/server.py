@@ -43,7 +43,7 @@ def talks_to_server(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--url", envvar="MODELMORA_URL", default=DEFAULT_URL, show_default=True, show_envvar=True,
-        help="Where embeddings come from: grpc[s]:// or http[s]://.",
+        help="Where the server is: grpc[s]:// or http[s]://.",
     )  # fmt: skip
     @click.option(
         "--control-url", envvar="MODELMORA_CONTROL_URL", show_envvar=True,

@@ -6,15 +6,23 @@
         embedding = await client.generate_embedding("cat.jpg", model="shapes-clip")
 """
 
+from modelmora.client.classification import Classification
 from modelmora.client.client import Client
+from modelmora.client.comparison import Comparison
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
 from modelmora.client.retry import Retry
+from modelmora.client.segmentation import Mask, Segmentation
 from modelmora.client.sync import SyncClient
+from modelmora.client.tensors import Array, tensor
 from modelmora.client.transport import Transport
+from modelmora.domain.classification import Class
 from modelmora.domain.inference import Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
+from modelmora.domain.segmentation import Box, Everything, Point, Prompt
+from modelmora.domain.tensors import Tensor
 from modelmora.errors import (
     AccessError,
     Cancelled,
@@ -28,6 +36,7 @@ from modelmora.errors import (
     NotFound,
     OutOfMemory,
     Overloaded,
+    SchemaMismatch,
     StateError,
     Unavailable,
     WrongState,
@@ -35,15 +44,22 @@ from modelmora.errors import (
 
 __all__ = [
     "AccessError",
+    "Array",
+    "Box",
     "Cancelled",
+    "Class",
+    "Classification",
     "Client",
+    "Comparison",
     "DeadlineExceeded",
     "DependencyUnavailable",
     "Embedding",
+    "Everything",
     "Failed",
     "Image",
     "InputError",
     "InternalError",
+    "Mask",
     "ModelInfo",
     "ModelLoading",
     "ModelMoraError",
@@ -53,13 +69,20 @@ __all__ = [
     "OutOfMemory",
     "Outcome",
     "Overloaded",
+    "Point",
+    "Prediction",
     "Progress",
+    "Prompt",
     "Retry",
+    "SchemaMismatch",
+    "Segmentation",
     "StateError",
     "SyncClient",
+    "Tensor",
     "Text",
     "Transport",
     "Unavailable",
     "WrongState",
+    "tensor",
     "unwrap",
 ]

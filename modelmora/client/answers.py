@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from modelmora.client.embedding import Embedding
 from modelmora.domain.inference import Timings
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import InternalError, ModelMoraError, from_code
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,22 @@ class Answer:
     model: str
     version: str
     server_timing: str = ""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What every result has of it, as keyword arguments: model, version, timings, total_ms."""
+        stages = parse_server_timing(self.server_timing)
+        timings = Timings(
+            queue_ms=stages.get("queue", 0.0),
+            preprocess_ms=stages.get("preprocess", 0.0),
+            inference_ms=stages.get("inference", 0.0),
+        )
+        return {
+            "model": self.model,
+            "version": self.version,
+            "timings": timings,
+            "total_ms": stages.get("total", 0.0),
+        }
 
     def embedding(self, data: bytes, *, dimension: int) -> Outcome[Embedding]:
         """`dimension` is what the response declares; a vector of another size is the server's defect."""
@@ -31,20 +49,7 @@ class Answer:
                     expected=f"{4 * dimension} bytes",
                 )
             )
-        stages = parse_server_timing(self.server_timing)
-        return Ok(
-            Embedding(
-                data=data,
-                model=self.model,
-                version=self.version,
-                timings=Timings(
-                    queue_ms=stages.get("queue", 0.0),
-                    preprocess_ms=stages.get("preprocess", 0.0),
-                    inference_ms=stages.get("inference", 0.0),
-                ),
-                total_ms=stages.get("total", 0.0),
-            )
-        )
+        return Ok(Embedding(data=data, **self.told))
 
 
 def item_error(
@@ -77,13 +82,13 @@ def error_from(told: Any) -> ModelMoraError:
         raise InternalError(f"the server told an error of another shape than promised: {cause!r}") from cause
 
 
-def arrange(count: int, answered: Iterable[tuple[int, Outcome[Embedding]]]) -> list[Outcome[Embedding]]:
+def arrange(count: int, answered: Iterable[tuple[int, Outcome[T]]]) -> list[Outcome[T]]:
     """The outcomes by index; an item the server forgot fails, one it made up is dropped."""
     by_index = dict(answered)
     return [by_index.get(index) or Failed(InternalError(f"the server left out item {index}")) for index in range(count)]
 
 
-def lost(count: int, error: ModelMoraError) -> list[Outcome[Embedding]]:
+def lost(count: int, error: ModelMoraError) -> list[Outcome[Any]]:
     """The whole request failed: every item for the same reason."""
     return [Failed(error)] * count
 

@@ -12,7 +12,7 @@ from modelmora.client import flow
 from modelmora.client.embedding import Embedding
 from modelmora.client.pictures import read
 from modelmora.client.retry import Retrier
-from modelmora.client.transport import Group, Transport
+from modelmora.client.transport import Group, Streams
 from modelmora.domain.inference import Call, Content
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import InternalError, LimitExceeded, ModelMoraError
@@ -40,7 +40,7 @@ class Batch:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Streams,
         *,
         model: str | None,
         call: Call,

@@ -1,30 +1,27 @@
-"""The one client: contents in, outcomes out, over any transport, with retries and deadlines."""
+"""The one client: embedding and the control half; contents in, outcomes out, with retries and deadlines."""
 
 from __future__ import annotations
 
 import math
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from modelmora.client import flow
-from modelmora.client.address import DEFAULT_URL, Address
-from modelmora.client.answers import lost
 from modelmora.client.batch import Batch
 from modelmora.client.chunks import chunks
-from modelmora.client.control import Control, ModelInfo
+from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
-from modelmora.client.pictures import read
+from modelmora.client.pictures import read, read_each
 from modelmora.client.progress import Progress
-from modelmora.client.retry import Retrier, Retry
-from modelmora.client.transport import Transport, connect
+from modelmora.client.session import noted, noted_in, positive
+from modelmora.client.tasks import Tasks
+from modelmora.client.transport import Transport
 from modelmora.domain.inference import Call, Content, Priority, Text
 from modelmora.domain.models import ModelType
-from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
-from modelmora.errors import Cancelled, InternalError, ModelMoraError, ValidationFailed, WrongState
+from modelmora.domain.outcome import Outcome, unwrap
+from modelmora.errors import InternalError, ModelMoraError, ValidationFailed
 from modelmora.ports import Fetch, ModelReport
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 600.0
 
 
-class Client:
+class Client(Tasks):
     """A server, by URL: `grpc[s]://host:port` or `http[s]://host:port`.
 
     Belongs to the event loop it is first used in; connects on first use. `control_url` is where
@@ -41,47 +38,6 @@ class Client:
     `timeout` is the deadline of a call in seconds, retries included. Every method raises errors of
     `modelmora.errors` only.
     """
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        control_url: str | None = None,
-        timeout: float = 60.0,
-        retry: Retry = Retry(),  # noqa: B008 - a frozen value
-        channels: int = 4,
-        token: str | None = None,
-        transport: Transport | None = None,
-    ) -> None:
-        self._address = Address.parse(url)
-        self._timeout = _positive("timeout", timeout)
-        self._channels = int(_positive("channels", channels))
-        self._token = token
-        self._retrier = Retrier(retry=retry)
-        self._transport = transport
-        self._control_half = Control(
-            Address.parse(control_url).control_url if control_url else self._address.control_url,
-            token=token,
-            timeout=timeout,
-            retrier=self._retrier,
-        )
-        self._closed = False
-
-    async def __aenter__(self) -> Self:
-        self._open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends every connection; calls still running fail with `cancelled`. Safe to repeat."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._control_half.close()
-        if self._transport is not None:
-            await self._transport.close()
 
     async def generate_embedding(
         self,
@@ -126,7 +82,7 @@ class Client:
                         yield replace(each, percent=percent)
                 raise InternalError("the server ended the stream without an embedding")
             except ModelMoraError as error:
-                await self._retrier.pause(attempt, _noted(error, call), deadline=call.deadline)
+                await self._retrier.pause(attempt, noted(error, call), deadline=call.deadline)
                 attempt += 1
 
     async def generate_embeddings(
@@ -148,7 +104,7 @@ class Client:
         async def send(chunk: list[Outcome[Content]]) -> list[Outcome[Embedding]]:
             return await self._embed(chunk, model=model, call=call)
 
-        async with aclosing(flow.spread(chunks(_read_each(items)), send, concurrency=self._channels)) as parts:
+        async with aclosing(flow.spread(chunks(read_each(items)), send, concurrency=self._channels)) as parts:
             async for _, part in parts:
                 outcomes += part
         return outcomes
@@ -169,7 +125,7 @@ class Client:
         At most `concurrency` items are held at once. `ordered` False hands them out as they complete,
         so that a slow one delays nobody.
         """
-        _positive("concurrency", concurrency)
+        positive("concurrency", concurrency)
 
         async def send(source: Source) -> Outcome[Embedding]:
             call = self._call(timeout, truncate=truncate, priority=priority)
@@ -200,16 +156,16 @@ class Client:
             self._open(),
             model=model,
             call=call if timeout is not None else replace(call, deadline=math.inf),
-            window=int(_positive("window", window)),
+            window=int(positive("window", window)),
             retrier=self._retrier,
             patience_s=self._timeout,
         )
         try:
             async with aclosing(batch.answers(items)) as answers:
                 async for index, outcome in answers:
-                    yield index, _with_request(outcome, call)
+                    yield index, noted_in(outcome, call)
         except ModelMoraError as error:
-            _noted(error, call)
+            noted(error, call)
             raise
 
     async def models(self, type: ModelType | None = None) -> list[ModelInfo]:
@@ -262,37 +218,11 @@ class Client:
         self, contents: Sequence[Outcome[Content]], *, model: str | None, call: Call
     ) -> list[Outcome[Embedding]]:
         """Sends the contents that could be read; the others keep their failure."""
-        transport = self._open()
 
-        async def send(items: Sequence[Content]) -> list[Outcome[Embedding]]:
-            if self._closed:  # while waiting to try again
-                return lost(len(items), Cancelled("the client was closed while the request ran"))
+        async def ask(transport: Transport, items: Sequence[Content]) -> list[Outcome[Embedding]]:
             return await transport.embed(items, model=model, call=call)
 
-        readable = [content.value for content in contents if isinstance(content, Ok)]
-        answers = iter(await self._retrier.settle(readable, send, deadline=call.deadline) if readable else ())
-        return [content if isinstance(content, Failed) else _with_request(next(answers), call) for content in contents]
-
-    def _call(self, timeout: float | None, *, truncate: bool, priority: Priority) -> Call:
-        seconds = self._timeout if timeout is None else _positive("timeout", timeout)
-        return Call(
-            request_id=uuid.uuid4().hex, deadline=time.monotonic() + seconds, priority=priority, truncate=truncate
-        )
-
-    def _open(self) -> Transport:
-        self._refuse_if_closed()
-        if self._transport is None:
-            self._transport = connect(self._address, channels=self._channels, token=self._token)
-        return self._transport
-
-    @property
-    def _control(self) -> Control:
-        self._refuse_if_closed()
-        return self._control_half
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise WrongState("this client is closed; open a new one")
+        return await self._settle(contents, ask, call=call)
 
 
 def _one_of(image: Picture | None, text: str | None) -> Source:
@@ -301,28 +231,3 @@ def _one_of(image: Picture | None, text: str | None) -> Source:
     if image is not None and text is None:
         return image
     raise ValidationFailed("give exactly one of image and text", field="image")
-
-
-async def _read_each(items: Sequence[Source]) -> AsyncIterator[Outcome[Content]]:
-    for item in items:
-        yield await read(item)
-
-
-def _with_request(outcome: Outcome[Embedding], call: Call) -> Outcome[Embedding]:
-    if isinstance(outcome, Failed):
-        _noted(outcome.error, call)
-    return outcome
-
-
-def _noted(error: ModelMoraError, call: Call) -> ModelMoraError:
-    """What is in the server's log only can be found there by the request id."""
-    note = f"request {call.request_id}"
-    if isinstance(error, InternalError) and note not in getattr(error, "__notes__", ()):  # neighbours may share one
-        error.add_note(note)
-    return error
-
-
-def _positive(name: str, value: float) -> float:
-    if value <= 0:
-        raise ValidationFailed(f"{name} must be above 0", field=name, found=str(value), expected="> 0")
-    return value

@@ -11,13 +11,10 @@ from urllib.parse import quote
 
 from modelmora.client.retry import Retrier
 from modelmora.domain.models import ModelRef, ModelType
-from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
-from modelmora.errors import InternalError, ModelMoraError
+from modelmora.errors import InternalError
 from modelmora.ports import Examination, Fetch, ModelReport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import httpx
 
     from modelmora.client.http_connection import HttpConnection
@@ -131,16 +128,13 @@ class Control:
 
         deadline = time.monotonic() + (timeout or self._timeout)
 
-        async def once(_: Sequence[None]) -> list[Outcome[Any]]:
-            try:
-                remaining_s = max(deadline - time.monotonic(), 0.001)
-                headers = {"x-modelmora-timeout-ms": str(max(int(remaining_s * 1000), 1))}
-                response = await self._connection.send(method, path, timeout=remaining_s, headers=headers, **content)
-                return [Ok(json_of(response))]
-            except ModelMoraError as error:
-                return [Failed(error)]
+        async def once() -> Any:
+            remaining_s = max(deadline - time.monotonic(), 0.001)
+            headers = {"x-modelmora-timeout-ms": str(max(int(remaining_s * 1000), 1))}
+            response = await self._connection.send(method, path, timeout=remaining_s, headers=headers, **content)
+            return json_of(response)
 
-        return unwrap((await self._retrier.settle([None], once, deadline=deadline))[0])
+        return await self._retrier.value(once, deadline=deadline)
 
 
 def _path(ref: str) -> str:

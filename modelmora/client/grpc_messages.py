@@ -37,7 +37,7 @@ def error_of(cause: grpc.aio.AioRpcError, target: str) -> ModelMoraError:
     """The error of a failed call as the server sent it, else by its code alone, else by gRPC's status."""
     detail = cause.details() or "no detail given"
     if whole := dict(cause.trailing_metadata() or ()).get("modelmora-error-bin"):
-        return _item_error(types_pb2.ItemError.FromString(cast(bytes, whole)))
+        return error_from(types_pb2.ItemError.FromString(cast(bytes, whole)))
     trailing = text_of(cause.trailing_metadata())
     if code := trailing.get("modelmora-code"):
         return from_code(code, detail, retry_after_s=_seconds(trailing.get("retry-after-s")))
@@ -63,12 +63,13 @@ def outcome(result: inference_pb2.EmbeddingResult, answer: Answer) -> Outcome[Em
         case "embedding":
             return _vector(result.embedding, answer)
         case "error":
-            return Failed(_item_error(result.error))
+            return Failed(error_from(result.error))
         case _:
             return Failed(InternalError(f"the server answered item {result.index} with neither vector nor error"))
 
 
-def _item_error(error: types_pb2.ItemError) -> ModelMoraError:
+def error_from(error: types_pb2.ItemError) -> ModelMoraError:
+    """The error of one item."""
     return item_error(
         error.code,
         error.detail,

@@ -1,53 +1,27 @@
-"""Embedding over gRPC: several channels in turn, and gRPC's status back to our errors."""
+"""Embedding over gRPC: in one answer, over a stream, or watched."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import math
-import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from modelmora.client import grpc_messages as messages
-from modelmora.client.address import Address
 from modelmora.client.answers import Answer, arrange, lost
 from modelmora.client.embedding import Embedding
+from modelmora.client.grpc_connection import caller_left
+from modelmora.client.grpc_tasks import GrpcTasks
 from modelmora.client.progress import Progress
 from modelmora.client.transport import Group
 from modelmora.domain.inference import Call, Content
 from modelmora.domain.outcome import Outcome, unwrap
-from modelmora.errors import Cancelled, InternalError, ModelMoraError
-from modelmora.proto import inference_pb2, inference_pb2_grpc
-
-_MAX_MESSAGE = 64 * 1024 * 1024
-_OPTIONS = (
-    # Channels to one address would share one connection; SO_REUSEPORT balances connections, not calls.
-    ("grpc.use_local_subchannel_pool", 1),
-    # gRPC's own backoff grows to two minutes: callers would wait long after the server is back.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name: how long one attempt to connect may take
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.max_send_message_length", _MAX_MESSAGE),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE),
-    ("grpc.enable_retries", 0),  # the client retries by code
-)
+from modelmora.errors import InternalError, ModelMoraError
+from modelmora.proto import inference_pb2
 
 
-class GrpcTransport:
-    """`modelmora.v1.ModelInference` over `channels` connections, used in turn."""
-
-    def __init__(self, address: Address, *, channels: int, token: str | None) -> None:
-        self._target = address.target
-        self._authorization = (("authorization", f"Bearer {token}"),) if token else ()
-        self._channels = [_open(address) for _ in range(channels)]
-        self._stubs = itertools.cycle([inference_pb2_grpc.ModelInferenceStub(channel) for channel in self._channels])
+class GrpcTransport(GrpcTasks):
+    """Everything of `modelmora.v1.ModelInference`."""
 
     async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
         try:
@@ -85,37 +59,11 @@ class GrpcTransport:
         finally:
             rpc.cancel()
 
-    async def close(self) -> None:
-        await asyncio.gather(*(channel.close() for channel in self._channels))
-
     async def _send(self, request: inference_pb2.EmbeddingRequest, call: Call) -> list[Outcome[Embedding]]:
-        rpc: Any = next(self._stubs).GenerateEmbedding(request, **self._options(call))
-        response = await rpc
-        timing = messages.text_of(await rpc.trailing_metadata()).get("server-timing", "")
+        response, timing = await self._ask("GenerateEmbedding", request, call)
         answer = Answer(model=response.model, version=response.version, server_timing=timing)
         results = ((result.index, messages.outcome(result, answer)) for result in response.results)
         return arrange(len(request.items), results)
-
-    def _options(self, call: Call) -> dict[str, Any]:
-        return {
-            "timeout": None if math.isinf(call.deadline) else max(call.deadline - time.monotonic(), 0.0),
-            "metadata": (
-                ("x-request-id", call.request_id),
-                ("x-modelmora-priority", call.priority),
-                *self._authorization,
-            ),
-        }
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.aio.AioRpcError as cause:
-            raise messages.error_of(cause, self._target) from cause
-        except asyncio.CancelledError:
-            if _caller_left():
-                raise
-            raise Cancelled("the client was closed while the request ran") from None
 
 
 async def _write(rpc: Any, requests: AsyncGenerator[inference_pb2.BatchRequest, None]) -> None:
@@ -149,7 +97,7 @@ def _blaming(writing: asyncio.Task[None]) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        if not _caller_left() and writing.done() and not writing.cancelled():
+        if not caller_left() and writing.done() and not writing.cancelled():
             trouble = writing.exception()
             if isinstance(trouble, InternalError):
                 raise trouble from trouble.__cause__
@@ -170,15 +118,3 @@ def _request(items: Sequence[Content], model: str | None, call: Call) -> inferen
     return inference_pb2.EmbeddingRequest(
         model=model or "", items=[messages.item(item) for item in items], truncate=call.truncate
     )
-
-
-def _open(address: Address) -> grpc.aio.Channel:
-    if address.tls:
-        return grpc.aio.secure_channel(address.target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-    return grpc.aio.insecure_channel(address.target, options=_OPTIONS)
-
-
-def _caller_left() -> bool:
-    """False when gRPC cancels a call because its channel was closed: nobody cancelled the task."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0

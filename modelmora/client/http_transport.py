@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from modelmora.client import flow
-from modelmora.client.address import Address
 from modelmora.client.answers import Answer, arrange, error_from, lost
 from modelmora.client.embedding import Embedding
-from modelmora.client.http_connection import HttpConnection, json_of
+from modelmora.client.http_calls import files_of
+from modelmora.client.http_connection import json_of
+from modelmora.client.http_tasks import HttpTasks
 from modelmora.client.progress import Progress
 from modelmora.client.transport import Group
 from modelmora.domain.inference import Call, Content, Image, Text
@@ -34,15 +34,9 @@ from modelmora.errors import (
 REQUESTS_AT_ONCE = 4
 """Of one stream: httpx sends a body to its end before it reads the answer, so a stream is several short requests."""
 
-SILENCE_S = 120.0
-"""How long an answer may say nothing, where the call has no deadline: an item has the server's usual one."""
 
-
-class HttpTransport:
-    """`POST /v1/embed/image` and `/v1/embed/text`; a mixed request goes out as one of each."""
-
-    def __init__(self, address: Address, *, token: str | None) -> None:
-        self._connection = HttpConnection(address.control_url, token=token)
+class HttpTransport(HttpTasks):
+    """Everything under `/v1`; a mixed request to embed goes out as one of pictures and one of texts."""
 
     async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
         images = {index: item.data for index, item in enumerate(items) if isinstance(item, Image)}
@@ -78,9 +72,6 @@ class HttpTransport:
             async for line in lines:
                 yield _news(line)
 
-    async def close(self) -> None:
-        await self._connection.close()
-
     async def _group(self, group: Group, model: str | None, call: Call) -> list[tuple[int, Outcome[Embedding]]]:
         """Its pictures in one form, its texts in one request, side by side."""
         images = {number: item.data for number, item in group if isinstance(item, Image)}
@@ -113,10 +104,6 @@ class HttpTransport:
             answers = lost(len(texts), error)
         return [*zip(texts, answers, strict=True)]
 
-    def _lines(self, path: str, call: Call, **content: Any) -> AsyncGenerator[Mapping[str, Any], None]:
-        headers = self._headers(call) | content.pop("headers", {})
-        return self._connection.lines(path, timeout=_remaining_s(call), headers=headers, **content)
-
     async def _post(self, count: int, path: str, call: Call, **content: Any) -> list[Outcome[Embedding]]:
         if not count:
             return []
@@ -126,20 +113,8 @@ class HttpTransport:
             return lost(count, error)
 
     async def _ask(self, count: int, path: str, call: Call, **content: Any) -> list[Outcome[Embedding]]:
-        response = await self._connection.send(
-            "POST", path, timeout=_remaining_s(call), headers=self._headers(call), **content
-        )
+        response = await self._send(path, call, **content)
         return _outcomes(count, json_of(response), response.headers.get("server-timing", ""))
-
-    def _headers(self, call: Call) -> dict[str, str]:
-        told = {"x-request-id": call.request_id, "x-modelmora-priority": call.priority}
-        if math.isinf(call.deadline):
-            return told
-        return told | {"x-modelmora-timeout-ms": str(max(int(_remaining_s(call) * 1000), 1))}
-
-
-def _remaining_s(call: Call) -> float:
-    return SILENCE_S if math.isinf(call.deadline) else max(call.deadline - time.monotonic(), 0.001)
 
 
 def _ends_all(error: ModelMoraError, call: Call) -> bool:
@@ -155,8 +130,7 @@ def _ends_all(error: ModelMoraError, call: Call) -> bool:
 
 
 def _multipart(images: Any, model: str | None) -> dict[str, Any]:
-    files = [("files", (f"{index}", data, "application/octet-stream")) for index, data in enumerate(images)]
-    return {"files": files, "data": {"encoding_format": "base64"} | ({"model": model} if model else {})}
+    return {"files": files_of([*images]), "data": {"encoding_format": "base64"} | ({"model": model} if model else {})}
 
 
 def _json(texts: Any, model: str | None, truncate: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import sys
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -41,6 +42,12 @@ async def read(source: Source) -> Outcome[Content]:
         return Ok(Image(await asyncio.to_thread(_bytes_of, source)))
     except ModelMoraError as error:
         return Failed(error)
+
+
+async def read_each(sources: Iterable[Source]) -> AsyncIterator[Outcome[Content]]:
+    """One after the other, when asked for."""
+    for source in sources:
+        yield await read(source)
 
 
 def _encodable(text: Text) -> Outcome[Content]:

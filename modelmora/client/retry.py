@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
 from modelmora.errors import RETRYABLE, DeadlineExceeded, ModelMoraError
 
 T = TypeVar("T")
@@ -54,6 +54,17 @@ class Retrier:
             raise error
         await self.sleep(seconds)
 
+    async def value(self, work: Callable[[], Awaitable[R]], *, deadline: float) -> R:
+        """What `work` answers, tried again while it raises what may pass; raises its last error."""
+
+        async def once(_: Sequence[None]) -> list[Outcome[R]]:
+            try:
+                return [Ok(await work())]
+            except ModelMoraError as error:
+                return [Failed(error)]
+
+        return unwrap((await self.settle([None], once, deadline=deadline))[0])
+
     async def settle(
         self, items: Sequence[T], work: Callable[[Sequence[T]], Awaitable[list[Outcome[R]]]], *, deadline: float
     ) -> list[Outcome[R]]:
@@ -66,7 +77,7 @@ class Retrier:
         while pending := [i for i, outcome in enumerate(outcomes) if _may_pass(outcome)]:
             pause = self.retry.decide(
                 attempt,
-                _most_patient([outcomes[i] for i in pending]),
+                most_patient(_errors(outcomes)),
                 remaining_s=deadline - self.clock(),
                 rand=self.dice(),
             )
@@ -93,9 +104,12 @@ def _may_pass(outcome: Outcome[R]) -> bool:
     return isinstance(outcome, Failed) and outcome.error.code in RETRYABLE
 
 
-def _most_patient(outcomes: Sequence[Outcome[R]]) -> ModelMoraError:
-    """The error that asks for the longest pause: items are sent again together."""
-    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+def _errors(outcomes: Sequence[Outcome[R]]) -> list[ModelMoraError]:
+    return [outcome.error for outcome in outcomes if isinstance(outcome, Failed) and _may_pass(outcome)]
+
+
+def most_patient(errors: Iterable[ModelMoraError]) -> ModelMoraError:
+    """The one that asks for the longest pause: what failed is sent again together."""
     return max(errors, key=lambda error: error.retry_after_s or 0.0)
 
 

@@ -8,15 +8,20 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from modelmora.client.address import DEFAULT_URL
+from modelmora.client.classification import Classification
 from modelmora.client.client import LOAD_TIMEOUT_S, Client
+from modelmora.client.comparison import Comparison
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
 from modelmora.client.retry import Retry
+from modelmora.client.segmentation import Segmentation
 from modelmora.client.transport import Transport
 from modelmora.domain.inference import Priority
 from modelmora.domain.models import ModelType
 from modelmora.domain.outcome import Outcome
+from modelmora.domain.segmentation import Everything, Prompt
 from modelmora.errors import WrongState
 from modelmora.ports import Fetch, ModelReport
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from modelmora.client.pictures import Picture, Source
+    from modelmora.client.tensors import Given
 
 T = TypeVar("T")
 
@@ -46,6 +52,38 @@ class EmbedOptions(TypedDict, total=False):
     timeout: float | None
     truncate: bool
     priority: Priority
+
+
+class TaskOptions(TypedDict, total=False):
+    """The keyword arguments that every other inference of `Client` takes."""
+
+    timeout: float | None
+    priority: Priority
+
+
+class ClassifyingOptions(TaskOptions, total=False):
+    """The keyword arguments of `classify`."""
+
+    labels: Sequence[str]
+    templates: Sequence[str]
+    top_k: int | None
+    threshold: float | None
+    model: str | None
+
+
+class SegmentingOptions(TaskOptions, total=False):
+    """The keyword arguments of `segment` and `segment_all`."""
+
+    multimask: bool | None
+    logits: bool
+    model: str | None
+
+
+class PredictingOptions(TaskOptions, total=False):
+    """The keyword arguments of `predict`."""
+
+    outputs: Sequence[str]
+    model: str | None
 
 
 class LoadOptions(TypedDict, total=False):
@@ -106,6 +144,29 @@ class SyncClient:
     ) -> Iterator[tuple[int, Outcome[Embedding]]]:
         """As `Client.embed_many`; `items` is advanced in another thread."""
         return self._each(self._client.embed_many(items, concurrency=concurrency, ordered=ordered, **options))
+
+    def classify(
+        self, pictures: Sequence[Picture], **options: Unpack[ClassifyingOptions]
+    ) -> list[Outcome[Classification]]:
+        return self._run(self._client.classify(pictures, **options))
+
+    def segment(
+        self, picture: Picture, asked: Sequence[Prompt] | Everything, **options: Unpack[SegmentingOptions]
+    ) -> Iterator[tuple[int, Outcome[Segmentation]]]:
+        return self._each(self._client.segment(picture, asked, **options))
+
+    def segment_all(
+        self, picture: Picture, asked: Sequence[Prompt] | Everything, **options: Unpack[SegmentingOptions]
+    ) -> list[Outcome[Segmentation]]:
+        return self._run(self._client.segment_all(picture, asked, **options))
+
+    def predict(self, inputs: Mapping[str, Given], **options: Unpack[PredictingOptions]) -> Prediction:
+        return self._run(self._client.predict(inputs, **options))
+
+    def compare(
+        self, models: Sequence[str], items: Sequence[Source], **options: Unpack[TaskOptions]
+    ) -> list[Outcome[Comparison]]:
+        return self._run(self._client.compare(models, items, **options))
 
     def models(self, type: ModelType | None = None) -> list[ModelInfo]:
         return self._run(self._client.models(type))

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from modelmora.client.address import Address
+from modelmora.client.classification import Classification, ClassifyOptions
+from modelmora.client.comparison import Comparison
 from modelmora.client.embedding import Embedding
+from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
-from modelmora.domain.inference import Call, Content
+from modelmora.client.segmentation import Segmentation
+from modelmora.domain.inference import Call, Content, Image
 from modelmora.domain.outcome import Outcome
+from modelmora.domain.segmentation import Everything, MaskOptions, Prompt
+from modelmora.domain.tensors import Tensor
 
 Group: TypeAlias = Sequence[tuple[int, Content]]
 """Items of a stream that go out together, each with the caller's number."""
 
 
-class Transport(Protocol):
-    """Sends requests and reads their answers; retries, chunks and the deadline are the client's."""
-
-    async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
-        """One outcome per item, same order; where the request is lost, each item fails with the reason.
-
-        Tells the server `call`'s deadline. Raises nothing of `modelmora.errors`.
-        """
-        ...
+class Streams(Protocol):
+    """What a batch needs of a transport."""
 
     def batch(
         self, groups: AsyncGenerator[Group, None], *, model: str | None, call: Call
@@ -34,8 +33,52 @@ class Transport(Protocol):
         """
         ...
 
+
+class Transport(Streams, Protocol):
+    """Sends requests and reads their answers; retries, chunks and the deadline are the client's."""
+
+    async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
+        """One outcome per item, same order; where the request is lost, each item fails with the reason.
+
+        Tells the server `call`'s deadline. Raises nothing of `modelmora.errors`.
+        """
+        ...
+
     def progress(self, item: Content, *, model: str | None, call: Call) -> AsyncGenerator[Progress | Embedding, None]:
         """How far the item is, then its embedding; raises the item's error or what breaks the stream."""
+        ...
+
+    async def classify(
+        self, images: Sequence[Image], *, options: ClassifyOptions, model: str | None, call: Call
+    ) -> list[Outcome[Classification]]:
+        """As `embed`."""
+        ...
+
+    def segment(
+        self,
+        image: Image,
+        asked: Sequence[Prompt] | Everything,
+        *,
+        options: MaskOptions,
+        model: str | None,
+        call: Call,
+    ) -> AsyncGenerator[tuple[int, Outcome[Segmentation]], None]:
+        """The outcome of each prompt by its place, as they come, or the masks of everything one after the other.
+
+        Raises what concerns the request as a whole, which an only prompt's error does as well.
+        """
+        ...
+
+    async def predict(
+        self, inputs: Mapping[str, Tensor], *, outputs: Sequence[str], model: str | None, call: Call
+    ) -> Prediction:
+        """Raises what is wrong with the request."""
+        ...
+
+    async def compare(
+        self, models: Sequence[str], items: Sequence[Content], *, call: Call
+    ) -> list[Outcome[Comparison]]:
+        """One outcome per model, same order, each over all items in theirs; as `embed` where the request is lost."""
         ...
 
     async def close(self) -> None:

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from modelmora.errors import InvalidInput, ModelMoraError, Overloaded
 from modelmora.proto import inference_pb2, inference_pb2_grpc, types_pb2
+from tests.doors.client_task_servicer import TaskServicer
 
 DIMENSION = 4
 SERVER_TIMING = "queue;dur=1.5, preprocess;dur=2, inference;dur=30.25, total;dur=35"
@@ -96,9 +97,16 @@ STATUS = {
 }
 
 
-class _Servicer(inference_pb2_grpc.ModelInferenceServicer):
+class _Servicer(TaskServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
+        self.answer = script.answer
+
+    def meet(self, items: Sequence[bytes], context: Any) -> None:
+        try:
+            self._script.meet(Seen(tuple(items), dict(context.invocation_metadata()), peer=context.peer()))
+        except ModelMoraError as error:
+            self._abort(error, context)
 
     def GenerateEmbedding(self, request: inference_pb2.EmbeddingRequest, context: Any) -> Any:
         items = tuple(item.image or item.text.encode() for item in request.items)
@@ -183,7 +191,7 @@ def grpc_server(script: Script, *, port: int = 0) -> Iterator[str]:
     """A gRPC server until the block ends; yields its URL. It ends abruptly: running calls are cut."""
     server = grpc.server(ThreadPoolExecutor(8), options=(("grpc.so_reuseport", 0),))
     inference_pb2_grpc.add_ModelInferenceServicer_to_server(
-        _Servicer(script),  # type: ignore[abstract] # what the client does not call here is answered UNIMPLEMENTED
+        _Servicer(script),
         server,
     )
     bound = server.add_insecure_port(f"127.0.0.1:{port}")

@@ -16,6 +16,10 @@ PRINTED = [
     "0 Ok(value=Embedding(",
     "1 invalid_input cannot read absent.jpg",
     "loading 35.0\ninference 80.0\n4\n",
+    "shapes-clip@1.0.0 [('cat', 0.75), ('dog', 0.25)]\ninvalid_input\n",
+    "0 0.5 8 4.0 (2, 4)\n1 0.75 8 4.0 (2, 4)\n",
+    "features float32 (1, 4) [[5.0, 3.0, 1.0, 0.0]]\n",
+    "shapes-clip@1.0.0 4 12582912 35.0 [1.0, 0.5, 0.5]\nmodel_not_found\n",
     "4096 4096\n",
 ]
 

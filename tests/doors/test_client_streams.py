@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 
-from api.core import Core
-from api.grpc.server import GrpcServer
-from api.http.app import create_app
 from modelmora.client import Client, Embedding, Failed, Image, Ok, Outcome, Progress, Retry, SyncClient, Text
 from modelmora.client.address import Address
 from modelmora.client.grpc_transport import GrpcTransport
@@ -35,48 +30,15 @@ from modelmora.errors import (
     VersionNotFound,
     WrongState,
 )
+from tests.doors.client_doors import QUICK, over, over_grpc
 from tests.doors.client_servers import PROGRESS, Script, overloaded
 from tests.doors.client_servers import grpc_server as scripted
 from tests.doors.client_servers import http_server as scripted_http
 from tests.fakes import TIMINGS, World, until, vector_of
 from tests.support import reserve_port
 
-QUICK = Retry(initial_s=0.001, max_s=0.01)
 TORN = InvalidInput("the picture is cut off", field="image", found="4 bytes", expected="a whole picture")
 Serve = Callable[[int], AbstractAsyncContextManager[None]]
-
-
-@asynccontextmanager
-async def over_grpc(world: World, port: int) -> AsyncIterator[None]:
-    server = GrpcServer(world.application(), host="127.0.0.1", port=port, max_message_bytes=2**20, share=False)
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(0)
-
-
-class InThisLoop(uvicorn.Server):
-    """Leaves the signals of the test run alone."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@asynccontextmanager
-async def over_http(world: World, port: int) -> AsyncIterator[None]:
-    app = create_app(Core(world.application()), max_body_bytes=2**20)
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", lifespan="off", ws="none")
-    config.timeout_graceful_shutdown = 0
-    server = InThisLoop(config)
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -96,7 +58,7 @@ def port() -> int:
 
 @pytest.fixture
 def serve(wire: str, world: World) -> Serve:
-    return lambda port: over_grpc(world, port) if wire == "grpc" else over_http(world, port)
+    return lambda port: over(wire, world, port)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from modelmora.client.address import Address
 from modelmora.client.answers import arrange, item_error, parse_server_timing
 from modelmora.client.chunks import chunks
+from modelmora.client.embedding import Embedding
 from modelmora.client.grpc_messages import error_of as error_of_call
 from modelmora.client.http_connection import error_of as error_of_response
 from modelmora.client.http_transport import _outcomes
@@ -25,7 +26,8 @@ from modelmora.errors import DependencyUnavailable, InternalError, InvalidInput,
 
 def test_answers_are_put_in_order_and_what_is_missing_fails() -> None:
     failed = Failed(InvalidInput("x"))
-    first, second, third = arrange(3, [(2, failed), (0, failed), (7, failed)])
+    outcomes: list[Outcome[Embedding]] = arrange(3, [(2, failed), (0, failed), (7, failed)])
+    first, second, third = outcomes
     assert first is third is failed
     assert isinstance(second, Failed)
     assert second.error.detail == "the server left out item 1"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from modelmora.client import Embedding, Failed, Image, Ok, Outcome, Progress, Retry, Text
+from modelmora.client import Embedding, Failed, Image, Ok, Outcome, Retry, Text
 from modelmora.client import batch as module
 from modelmora.client.batch import Batch
 from modelmora.client.retry import Retrier
 from modelmora.client.transport import Group
-from modelmora.domain.inference import Call, Content
+from modelmora.domain.inference import Call
 from modelmora.errors import (
     DependencyUnavailable,
     InternalError,
@@ -71,15 +71,6 @@ class Breaking:
                     break
         if trouble is not None:
             raise trouble
-
-    async def embed(self, items: object, *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
-        raise AssertionError("a batch goes over streams only")
-
-    def progress(self, item: Content, *, model: str | None, call: Call) -> AsyncGenerator[Progress | Embedding, None]:
-        raise AssertionError("a batch asks for no progress")
-
-    async def close(self) -> None:
-        """Nothing is open."""
 
 
 def batch(transport: Breaking, *, window: int = 64, pause_s: float = 0.0, clock: Clock | None = None) -> Batch:
