@@ -189,7 +189,7 @@ async def test_a_repository_without_the_familys_files_says_what_it_lacks(artifac
 
 
 async def test_a_family_that_is_not_fetched_says_so(artifacts: LocalArtifacts) -> None:
-    with pytest.raises(ModelLoadFailed, match="models of provider .* do not come from the hub"):
+    with pytest.raises(ModelLoadFailed, match=r"models of provider .* do not come from the hub"):
         artifacts.locate(model("hub:org/clip", "onnx"))
 
 

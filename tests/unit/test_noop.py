@@ -73,7 +73,8 @@ def test_a_batch_with_the_text_to_fail_on_raises() -> None:
 
 def test_the_text_to_crash_on_ends_the_process() -> None:
     code = (
-        "from tests.unit.test_noop import model, as_bytes\nmodel(crash_on='boom').embed('embed_text', [as_bytes('boom')])"
+        "from tests.unit.test_noop import model, as_bytes\n"
+        "model(crash_on='boom').embed('embed_text', [as_bytes('boom')])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 70
 
