@@ -30,7 +30,7 @@ class ClassifyServicer(inference_pb2_grpc.ModelInferenceServicer):
                 templates=request.templates,
                 top_k=request.top_k or TOP_K,
                 threshold=request.threshold,
-                call=call_of(context, request_id, self._application.limits),
+                call=call_of(context, request_id, self._application.limits, truncate=request.truncate),
             )
             context.set_trailing_metadata(
                 (("server-timing", render.server_timing(result.timings, result.total_ms)), ("x-request-id", request_id))

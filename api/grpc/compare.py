@@ -23,7 +23,7 @@ class CompareServicer(inference_pb2_grpc.ModelInferenceServicer):
         request_id = request_id_of(context)
 
         async def work() -> pb.CompareResponse:
-            call = call_of(context, request_id, self._application.limits)
+            call = call_of(context, request_id, self._application.limits, truncate=request.truncate)
             items = [content_of(item) for item in request.items]
             result = await self._application.compare(list(request.models), items, call=call)
             timing = render.server_timing(result.timings, result.total_ms)

@@ -36,6 +36,7 @@ class GrpcTasks(GrpcConnection):
             templates=options.templates,
             top_k=options.top_k or 0,
             threshold=options.threshold or 0.0,
+            truncate=call.truncate,
         )
         try:
             with self._translated():
@@ -77,7 +78,9 @@ class GrpcTasks(GrpcConnection):
     async def compare(
         self, models: Sequence[str], items: Sequence[Content], *, call: Call
     ) -> list[Outcome[Comparison]]:
-        request = pb.CompareRequest(models=models, items=[messages.item(item) for item in items])
+        request = pb.CompareRequest(
+            models=models, items=[messages.item(item) for item in items], truncate=call.truncate
+        )
         try:
             with self._translated():
                 response, _ = await self._ask("Compare", request, call)

@@ -31,7 +31,8 @@ class HttpTasks(HttpCalls):
     async def classify(
         self, images: Sequence[Image], *, options: ClassifyOptions, model: str | None, call: Call
     ) -> list[Outcome[Classification]]:
-        fields: dict[str, Any] = {"model": model} if model else {}
+        fields: dict[str, Any] = {"truncate": "true"} if call.truncate else {}
+        fields |= {"model": model} if model else {}
         # As JSON: a label may begin with a bracket or stand in quotes.
         fields |= {"labels": [*map(json.dumps, options.labels)], "templates": [*map(json.dumps, options.templates)]}
         fields |= {} if options.top_k is None else {"top_k": str(options.top_k)}
@@ -81,7 +82,7 @@ class HttpTasks(HttpCalls):
         """A form has its pictures before its texts."""
         order = sorted(range(len(items)), key=lambda place: isinstance(items[place], Text))
         try:
-            response = await self._send("/v1/compare", call, **_comparing(models, items))
+            response = await self._send("/v1/compare", call, **_comparing(models, items, call.truncate))
             with promised("a comparison"):
                 rows = [(int(row["index"]), _compared(row, order)) for row in json_of(response)["data"]]
             return arrange(len(models), rows)
@@ -102,14 +103,16 @@ def _classes(row: Mapping[str, Any], answer: Answer) -> Outcome[Classification]:
     return Ok(Classification(classes=classes, **answer.told))
 
 
-def _comparing(models: Sequence[str], items: Sequence[Content]) -> dict[str, Any]:
+def _comparing(models: Sequence[str], items: Sequence[Content], truncate: bool) -> dict[str, Any]:
     """A form, or JSON where there are no pictures."""
     images = [item.data for item in items if isinstance(item, Image)]
     texts = [item.text for item in items if isinstance(item, Text)]
     if not images:
-        return {"json": {"models": [*models], "texts": texts, "embeddings": True, "encoding_format": "base64"}}
+        asked = {"models": [*models], "texts": texts, "embeddings": True, "truncate": truncate}
+        return {"json": asked | {"encoding_format": "base64"}}
     # The texts as JSON: one may begin with a bracket or stand in quotes.
-    fields = {"models": [*models], "texts": [*map(json.dumps, texts)], "embeddings": "true"}
+    fields: dict[str, Any] = {"models": [*models], "texts": [*map(json.dumps, texts)], "embeddings": "true"}
+    fields |= {"truncate": "true"} if truncate else {}
     return {"files": files_of(images), "data": fields | {"encoding_format": "base64"}}
 
 

@@ -68,6 +68,7 @@ class ClassifyingOptions(TaskOptions, total=False):
     templates: Sequence[str]
     top_k: int | None
     threshold: float | None
+    truncate: bool
     model: str | None
 
 
@@ -77,6 +78,12 @@ class SegmentingOptions(TaskOptions, total=False):
     multimask: bool | None
     logits: bool
     model: str | None
+
+
+class ComparingOptions(TaskOptions, total=False):
+    """The keyword arguments of `compare`."""
+
+    truncate: bool
 
 
 class PredictingOptions(TaskOptions, total=False):
@@ -164,7 +171,7 @@ class SyncClient:
         return self._run(self._client.predict(inputs, **options))
 
     def compare(
-        self, models: Sequence[str], items: Sequence[Source], **options: Unpack[TaskOptions]
+        self, models: Sequence[str], items: Sequence[Source], **options: Unpack[ComparingOptions]
     ) -> list[Outcome[Comparison]]:
         return self._run(self._client.compare(models, items, **options))
 

@@ -43,15 +43,16 @@ class Tasks(Session):
         threshold: float | None = None,
         model: str | None = None,
         timeout: float | None = None,
+        truncate: bool = False,
         priority: Priority = "interactive",
     ) -> list[Outcome[Classification]]:
         """One outcome per picture, same order, in as few requests as the limits allow, within one deadline.
 
         With `labels` of your own an embedding model classifies (zero-shot), without them a classifier. `templates` are
-        texts with `{}` for the label.
+        texts with `{}` for the label; `truncate` cuts those that are too long.
         """
         options = _options(labels, templates, top_k, threshold)
-        call = self._call(timeout, priority=priority)
+        call = self._call(timeout, truncate=truncate, priority=priority)
         outcomes: list[Outcome[Classification]] = []
 
         async def ask(transport: Transport, images: Sequence[Image]) -> list[Outcome[Classification]]:
@@ -152,6 +153,7 @@ class Tasks(Session):
         items: Sequence[Source],
         *,
         timeout: float | None = None,
+        truncate: bool = False,
         priority: Priority = "interactive",
     ) -> list[Outcome[Comparison]]:
         """The same pictures and texts (`Text("...")`) through several embedding models: one outcome per model.
@@ -161,7 +163,7 @@ class Tasks(Session):
         refs = _texts("models", models)
         contents = [await read(item) for item in _many("items", items)]
         _check_comparable(refs, contents)
-        call = self._call(timeout, priority=priority)
+        call = self._call(timeout, truncate=truncate, priority=priority)
         sent = [content.value for content in contents if isinstance(content, Ok)]
 
         async def ask(transport: Transport, some: Sequence[str]) -> list[Outcome[Comparison]]:

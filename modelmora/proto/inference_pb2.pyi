@@ -494,12 +494,15 @@ class ClassifyRequest(google.protobuf.message.Message):
     TEMPLATES_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     THRESHOLD_FIELD_NUMBER: builtins.int
+    TRUNCATE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """empty: the default classifier, or with labels the default embedding model"""
     top_k: builtins.int
     """0: 5"""
     threshold: builtins.float
     """the least score"""
+    truncate: builtins.bool
+    """cut labels to the context length instead of refusing them"""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[modelmora.proto.types_pb2.Item]:
         """pictures"""
@@ -521,8 +524,9 @@ class ClassifyRequest(google.protobuf.message.Message):
         templates: collections.abc.Iterable[builtins.str] | None = ...,
         top_k: builtins.int = ...,
         threshold: builtins.float = ...,
+        truncate: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["items", b"items", "labels", b"labels", "model", b"model", "templates", b"templates", "threshold", b"threshold", "top_k", b"top_k"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "labels", b"labels", "model", b"model", "templates", b"templates", "threshold", b"threshold", "top_k", b"top_k", "truncate", b"truncate"]) -> None: ...
 
 global___ClassifyRequest = ClassifyRequest
 
@@ -691,6 +695,9 @@ class CompareRequest(google.protobuf.message.Message):
 
     MODELS_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
+    TRUNCATE_FIELD_NUMBER: builtins.int
+    truncate: builtins.bool
+    """cut texts to the context length instead of refusing them"""
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -700,8 +707,9 @@ class CompareRequest(google.protobuf.message.Message):
         *,
         models: collections.abc.Iterable[builtins.str] | None = ...,
         items: collections.abc.Iterable[modelmora.proto.types_pb2.Item] | None = ...,
+        truncate: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["items", b"items", "models", b"models"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "models", b"models", "truncate", b"truncate"]) -> None: ...
 
 global___CompareRequest = CompareRequest
 

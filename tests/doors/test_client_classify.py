@@ -154,6 +154,13 @@ async def test_priority_and_deadline_travel_along(client: Client, world: World) 
     assert call.priority == "bulk"
 
 
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_labels_are_cut_only_when_that_is_asked_for(client: Client, world: World, truncate: bool) -> None:
+    await client.classify([b"1"], labels=["cat", "dog"], truncate=truncate)
+
+    assert [asked.call.truncate for asked in world.embedder.asked if asked.task == "embed_text"] == [truncate]
+
+
 async def test_no_pictures_no_classes_and_no_request(client: Client, world: World) -> None:
     assert await client.classify([]) == []
     assert world.classifier.asked == []

@@ -64,6 +64,17 @@ async def test_each_model_is_measured_over_the_items_in_their_order(client: Clie
     assert np.asarray(clip.similarities) == pytest.approx(cosines(items), abs=1e-6)
 
 
+@pytest.mark.parametrize("items", [(Text("a"),), (Image(b"1"), Text("a"))], ids=["texts", "with a picture"])
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_texts_are_cut_only_when_that_is_asked_for(
+    client: Client, world: World, items: tuple[Content, ...], truncate: bool
+) -> None:
+    sent = [each.data if isinstance(each, Image) else each for each in items]
+    await client.compare(["clip"], sent, truncate=truncate)
+
+    assert {asked.call.truncate for asked in world.embedder.asked} == {truncate}
+
+
 async def test_items_that_fail_leave_a_gap_each(client: Client, world: World, tmp_path: Path) -> None:
     world.embedder.fails = {b"torn": TORN}
     items: list[Text | Path | bytes] = [Text("a"), tmp_path / "absent", b"torn", b"one"]

@@ -29,7 +29,7 @@ from modelmora.client import (
 )
 from modelmora.errors import CapabilityMissing, ModelNotFound, SchemaMismatch, ValidationFailed
 from tests.e2e.serving import Server, serve
-from tests.e2e.test_predict import save_model, scores
+from tests.e2e.test_predicting import save_model, scores
 from tests.e2e.test_serve import PICTURES, caption
 from tests.models import sams
 
