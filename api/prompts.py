@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from modelmora.domain.segmentation import Box, Everything, Point, Prompt
+from modelmora.domain.segmentation import Box, Everything, Point, Prompt, check_count, check_points
 from modelmora.domain.tensors import Tensor
 from modelmora.errors import InvalidInput, ValidationFailed
 
@@ -35,6 +35,7 @@ def prompts_of(value: Any) -> list[Prompt]:
     """Of a list of objects; raises ValidationFailed."""
     if not isinstance(value, list):
         _refuse("prompts", _kind(value), "a list of objects")
+    check_count(len(value))
     return [_prompt(one, f"prompts[{index}]") for index, one in enumerate(value)]
 
 
@@ -67,6 +68,7 @@ def _prompt(value: Any, field: str) -> Prompt:
         _refuse(f"{field}.id", _kind(id_), "a string")
     if points is not None and not isinstance(points, list):
         _refuse(f"{field}.points", _kind(points), "a list of points")
+    check_points(len(points or ()), f"{field}.points")
     return Prompt(
         id="" if id_ is None else str(id_),
         points=tuple(_point(one, f"{field}.points[{place}]") for place, one in enumerate(points or ())),

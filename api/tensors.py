@@ -65,6 +65,9 @@ def of_proto(named: Iterable[inference_pb2.NamedTensor]) -> dict[str, Tensor]:
         elif dtype is None:
             field, found = f"inputs[{place}].tensor.dtype", str(one.tensor.dtype)
             faults.append(_fault(field, "is no dtype", found=found, expected=", ".join(DTYPES)))
+        elif len(one.tensor.shape) > RANK:
+            found, expected = f"{len(one.tensor.shape)} axes", f"at most {RANK}"
+            faults.append(_fault(f"inputs[{place}].tensor.shape", "has too many axes", found=found, expected=expected))
         else:
             tensors[one.name] = Tensor(dtype=dtype, shape=tuple(one.tensor.shape), data=one.tensor.data)
         if len(faults) > SHOWN:

@@ -254,7 +254,9 @@ class Batcher:
         rows, started = sum(job.rows for job in jobs), time.monotonic()
         work = partial(self._forward, queue, loaded, key[1], [job.payload for job in jobs], threads=threads, tell=tell)
         try:
-            ran = await self._lanes.run(work, predicted_s=queue.predict(rows, threads))
+            # What a picture to be segmented takes says nothing of the next one: it is known already, or huge.
+            predicted_s = 0.0 if key[1] == "segment" else queue.predict(rows, threads)
+            ran = await self._lanes.run(work, predicted_s=predicted_s)
         except Hung as hung:
             return self._hung(queue, jobs, hung.seconds)
         spent = time.monotonic() - started

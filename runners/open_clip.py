@@ -89,7 +89,7 @@ def _given(spec: ModelSpec, folder: Path | None) -> Path:
 
 
 def _refuse_engine(spec: ModelSpec) -> None:
-    if spec.engine not in ("torch", "auto"):
+    if spec.exported:
         raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} loads what was exported for it", field="engine")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from modelmora.domain.description import Description
-from modelmora.domain.faults import mismatch
+from modelmora.domain.faults import SHOWN, mismatch
 from modelmora.domain.inference import Call, Timings
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed
@@ -137,8 +137,10 @@ def _wanted(outputs: Sequence[str], description: Description) -> tuple[str, ...]
     there = [spec.name for spec in description.outputs]
     faults = list[Fault]()
     for name in dict.fromkeys(outputs):
+        if len(faults) > SHOWN:
+            break
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
+            near = difflib.get_close_matches(name[:80], there, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             said = f"{description.model} has no output {name[:80]!r}{hint}"
             faults.append(Fault(SchemaMismatch.code, said, field="outputs", found=name[:80], expected=", ".join(there)))

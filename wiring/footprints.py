@@ -63,9 +63,15 @@ def measured(workers: Sequence[WorkerView], specs: Mapping[str, ModelSpec]) -> l
         for holding in view.holdings.values():
             spec = specs.get(holding.model)
             if spec is not None and holding.state == "loaded" and holding.bytes:
-                key = (spec.key, view.device if spec.device == "auto" else spec.device, spec.precision)
+                key = (spec.key, _device(spec, view), spec.form)
                 largest[key] = max(holding.bytes, largest.get(key, 0))
     return [
         Footprint(model=model, device=device, precision=precision, bytes=size)
         for (model, device, precision), size in largest.items()
     ]
+
+
+def _device(spec: ModelSpec, view: WorkerView) -> str:
+    if spec.exported:
+        return "cpu"
+    return view.device if spec.device == "auto" else spec.device

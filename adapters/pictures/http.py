@@ -18,7 +18,14 @@ from modelmora.domain.addresses import Network
 from modelmora.domain.inference import Call
 from modelmora.domain.links import FIELD, HostRule, Target, admitted
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import DeadlineExceeded, DependencyUnavailable, ModelMoraError, Overloaded, unexpected
+from modelmora.errors import (
+    DeadlineExceeded,
+    DependencyUnavailable,
+    LimitExceeded,
+    ModelMoraError,
+    Overloaded,
+    unexpected,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +33,9 @@ AT_ONCE = 32
 """Connections of one API worker."""
 AT_ONCE_OF_A_REQUEST = 8
 """So that one request of many URLs leaves room for the others."""
+REQUESTS = 8
+"""Requests of one API worker whose pictures are fetched side by side, the others wait: what came is held until the last
+picture of a request is there, and a caller sends a few bytes for all of it."""
 MOST_OPEN = 1024
 """URLs of one API worker that are fetched or wait for it; more are refused."""
 
@@ -59,17 +69,23 @@ class HttpPictures:
         ask = resolve or self._stack.enter_context(resolver(AT_ONCE))
         self._transport = GuardedTransport(ask, networks=rules.networks, tls=tls)
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._requests = asyncio.Semaphore(REQUESTS)
         self._open = 0
 
     async def fetch(self, urls: Sequence[str], *, call: Call) -> list[Outcome[bytes]]:
         """See the port. A URL that stands there twice is fetched once."""
         unique = list(dict.fromkeys(urls))
+        if len(unique) > MOST_OPEN:
+            return [Failed(_too_many(len(unique))) for _ in urls]
         if self._open + len(unique) > MOST_OPEN:
             return [Failed(_overloaded(self._open)) for _ in urls]
         turn, allowance = asyncio.Semaphore(AT_ONCE_OF_A_REQUEST), Allowance(self._rules.request_bytes)
         self._open += len(unique)
         try:
-            brought = await asyncio.gather(*(self._settled(url, call, turn, allowance) for url in unique))
+            async with _until(call), self._requests:
+                brought = await asyncio.gather(*(self._settled(url, call, turn, allowance) for url in unique))
+        except DeadlineExceeded as error:
+            return [Failed(error) for _ in urls]
         finally:
             self._open -= len(unique)
         outcomes = dict(zip(unique, brought, strict=True))
@@ -102,6 +118,10 @@ class HttpPictures:
             raise DependencyUnavailable(
                 f"{target.origin} did not send the picture in time", field=FIELD, expected=f"within {seconds:g} s"
             ) from None
+
+
+def _too_many(count: int) -> LimitExceeded:
+    return LimitExceeded(f"{count} URLs in one request", field=FIELD, found=str(count), expected=f"at most {MOST_OPEN}")
 
 
 def _overloaded(count: int) -> Overloaded:

@@ -14,7 +14,17 @@ from api.tensors import vector_of
 from modelmora.domain.inference import Image, Timings
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed, Ok
-from modelmora.domain.segmentation import Box, Everything, Mask, MaskOptions, Point, Prompt, Segmented
+from modelmora.domain.segmentation import (
+    Box,
+    Everything,
+    Mask,
+    MaskOptions,
+    Point,
+    Prompt,
+    Segmented,
+    check_count,
+    check_points,
+)
 from modelmora.domain.tensors import Tensor
 from modelmora.errors import LimitExceeded, ModelMoraError, ValidationFailed
 from modelmora.proto import inference_pb2 as pb
@@ -106,6 +116,7 @@ def _mask(mask: Mask, data: bytes) -> pb.Mask:
 
 def _asked(request: pb.SegmentRequest) -> list[Prompt] | Everything:
     if not request.HasField("everything"):
+        check_count(len(request.prompts))
         return [_prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(request.prompts)]
     if request.prompts:
         raise ValidationFailed(
@@ -122,6 +133,7 @@ def _asked(request: pb.SegmentRequest) -> list[Prompt] | Everything:
 
 def _prompt(prompt: pb.Prompt, field: str) -> Prompt:
     box = prompt.box
+    check_points(len(prompt.points), f"{field}.points")
     return Prompt(
         id=prompt.id,
         points=tuple(Point(x=point.x, y=point.y, background=point.background) for point in prompt.points),

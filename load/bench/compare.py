@@ -163,7 +163,7 @@ def compare(
         ours, precision = _ours(subject, options, folder, say)
         stack.enter_context(ours.process)
         run = Run(model=subject.name, machine=machine.facts(), conditions=options.conditions())
-        run.conditions["precision"] = precision
+        run.conditions["precision"], run.conditions["engine"] = precision, subject.engine
         bench = Bench(
             run=run, folder=folder, budget=options.budget(0.0), options=options, servers={"ours": ours},
             keep=keep, say=say,

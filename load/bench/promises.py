@@ -27,7 +27,7 @@ _NAMES: Mapping[Party, str] = MappingProxyType(
 class Promise:
     """A bound on the median of ours to the best of `others`: `most` or `least`.
 
-    `reduced`: made for a model in another precision than fp32, else for fp32.
+    `reduced`: made for a model in another precision than fp32 or by another engine than torch, else for fp32 by torch.
     """
 
     at: Point
@@ -81,7 +81,8 @@ PROMISES = (
 
 def judge(run: Run) -> list[Found]:
     """Every promise that the run measured of its model, in their order."""
-    reduced = run.conditions.get("precision", "fp32") != "fp32"
+    said = run.conditions
+    reduced = said.get("precision", "fp32") != "fp32" or said.get("engine", "torch") != "torch"
     by_point = {comparison.point: comparison for comparison in run.comparisons}
     mine = [promise for promise in PROMISES if promise.model == run.model and promise.reduced == reduced]
     made = [promise for promise in mine if promise.at in by_point]

@@ -78,7 +78,7 @@ def prepare(name: Name, work: Path) -> Subject:
             return Subject(name, "open_clip", f"file:{_existing(folder)}", folder)
         case "dinov2-base" | "vit-base":
             folder = work / f"{name}-random"
-            if not (folder / "model.safetensors").exists():
+            if not (folder / "preprocessor_config.json").exists():  # written last
                 from load.random_weights import write_random_transformer  # noqa: PLC0415 (as above)
 
                 write_random_transformer(name, folder, seed=0)

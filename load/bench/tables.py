@@ -65,8 +65,8 @@ def _conditions(run: Run) -> str:
     own = "" if said.get("bentoml_passive", True) else " (not for BentoML)"
     text = (
         f"{facts.get('processor')}, {facts.get('cores')} cores, {facts.get('at')}, commit {facts.get('commit')}; "
-        f"ours in {said.get('precision', 'fp32')}, the others in fp32; OMP_WAIT_POLICY=PASSIVE{own}; "
-        f"windows of {said.get('window_s', 0):.0f} s"
+        f"ours in {said.get('precision', 'fp32')} by {said.get('engine', 'torch')}, the others in fp32; "
+        f"OMP_WAIT_POLICY=PASSIVE{own}; windows of {said.get('window_s', 0):.0f} s"
     )
     if "reference_batch" in said:
         text += f"; the reference loop's best batch is {said['reference_batch']}"

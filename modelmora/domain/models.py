@@ -88,6 +88,16 @@ class ModelSpec:
         """`name@version`: the identity in caches, queues, metrics and on the runner's wire."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def exported(self) -> bool:
+        """Whether another library than torch runs its networks, which are exported for it; it does so on the CPU."""
+        return self.engine in ("onnxruntime", "openvino") and self.type != "tensor"
+
+    @property
+    def form(self) -> str:
+        """What a measured footprint stands for: the precision, and the engine where that is not the usual one."""
+        return f"{self.engine}:{self.precision}" if self.exported else self.precision
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:

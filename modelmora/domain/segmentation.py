@@ -7,7 +7,7 @@ from math import isfinite
 
 from modelmora.domain.inference import Timings
 from modelmora.domain.tensors import Tensor
-from modelmora.errors import ValidationFailed
+from modelmora.errors import LimitExceeded, ValidationFailed
 
 PROMPTS = 1_000
 """Of one request, at most."""
@@ -108,11 +108,7 @@ def check(prompt: Prompt, field: str) -> None:
     """Raises ValidationFailed for what no picture could answer; `field` is where the prompt stands in the request."""
     if not prompt.points and prompt.box is None:
         raise ValidationFailed("the prompt has neither points nor a box", field=field, expected="points, a box or both")
-    if len(prompt.points) > POINTS:
-        found, expected = str(len(prompt.points)), f"at most {POINTS}"
-        raise ValidationFailed(
-            "the prompt has too many points", field=f"{field}.points", found=found, expected=expected
-        )
+    check_points(len(prompt.points), f"{field}.points")
     for place, point in enumerate(prompt.points):
         _finite(f"{field}.points[{place}]", point.x, point.y)
     box = prompt.box
@@ -140,6 +136,21 @@ def check_inside(prompt: Prompt, field: str, *, height: int, width: int) -> None
                 found=f"({x:g}, {y:g})",
                 expected=f"0 <= x <= {width} and 0 <= y <= {height}",
             )
+
+
+def check_count(prompts: int) -> None:
+    """Raises LimitExceeded beyond PROMPTS; a door asks before it reads them."""
+    if prompts > PROMPTS:
+        raise LimitExceeded(
+            f"{prompts} prompts in one request", field="prompts", found=str(prompts), expected=f"at most {PROMPTS}"
+        )
+
+
+def check_points(points: int, field: str) -> None:
+    """Raises ValidationFailed beyond POINTS; a door asks before it reads them."""
+    if points > POINTS:
+        expected = f"at most {POINTS}"
+        raise ValidationFailed("the prompt has too many points", field=field, found=str(points), expected=expected)
 
 
 def check_everything(asked: Everything) -> None:

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from modelmora.domain.inference import Call, Content, Image
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed, Outcome, unwrap
-from modelmora.domain.segmentation import PROMPTS, Everything, MaskOptions, Prompt, Segmented, check_everything
-from modelmora.errors import LimitExceeded, ValidationFailed
+from modelmora.domain.segmentation import (
+    Everything,
+    MaskOptions,
+    Prompt,
+    Segmented,
+    check_count,
+    check_everything,
+)
+from modelmora.errors import ModelMoraError, ValidationFailed
 from modelmora.ports import Segmenter, Watch
 from modelmora.usecases.admission import Admission
 
@@ -75,11 +82,16 @@ class Segment:
     ) -> AsyncGenerator[Part, None]:
         clock, started = self._admission.clock, self._admission.clock()
         outcomes = dict[int, Outcome[Segmented]]()
-        async with aclosing(segment()) as answers:
-            async for index, outcome in answers:
-                outcomes[index] = outcome
-                if not (only and isinstance(outcome, Failed)):
-                    yield Part(index=index, outcome=outcome, total_ms=(clock() - started) * 1e3)
+        try:
+            async with aclosing(segment()) as answers:
+                async for index, outcome in answers:
+                    outcomes[index] = outcome
+                    if not (only and isinstance(outcome, Failed)):
+                        yield Part(index=index, outcome=outcome, total_ms=(clock() - started) * 1e3)
+        except ModelMoraError as error:
+            in_order = [*(outcomes[index] for index in sorted(outcomes)), Failed(error)]
+            self._admission.record(call, model, "segment", in_order, (clock() - started) * 1e3)
+            raise
         in_order = [outcomes[index] for index in sorted(outcomes)]
         self._admission.record(call, model, "segment", in_order, (clock() - started) * 1e3)
         if only:
@@ -93,10 +105,4 @@ def _check(asked: Sequence[Prompt] | Everything) -> None:
         raise ValidationFailed(
             "the request has no prompts", field="prompts", found="0", expected="at least 1, or `everything`"
         )
-    if len(asked) > PROMPTS:
-        raise LimitExceeded(
-            f"{len(asked)} prompts in one request",
-            field="prompts",
-            found=str(len(asked)),
-            expected=f"at most {PROMPTS}",
-        )
+    check_count(len(asked))

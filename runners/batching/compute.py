@@ -11,7 +11,7 @@ from modelmora.domain.models import Task
 from modelmora.domain.outcome import Failed, Outcome
 from modelmora.errors import InternalError, ModelMoraError, OutOfMemory
 from runners import capabilities, devices
-from runners.payload import Body, Payload
+from runners.payload import Body, Payload, rows_of
 from runners.provider import Loaded, Tell
 
 log = structlog.get_logger(__name__)
@@ -22,7 +22,7 @@ class Ran:
     """What became of a batch: one outcome per item, and what it taught.
 
     `extra` forwards were needed to find what is at fault, `culprits` are its indices, `starved` those that ran out of
-    memory even alone, `fits` is the size that the memory took after it was too small for the whole (None: it was not).
+    memory even alone, `fits` is how many rows the memory took after it was too small for the whole (None: it was not).
     """
 
     outcomes: list[Outcome[Body]] = field(default_factory=list)
@@ -63,7 +63,7 @@ def _run(ran: Ran, loaded: Loaded, task: Task, batch: list[Payload], how: _Manne
             raise InternalError(f"the model answered {len(given)} rows for {len(batch)} inputs")
     except Exception as cause:
         if isinstance(cause, OutOfMemory | MemoryError):
-            _make_room(ran, loaded, len(batch))
+            _make_room(ran, loaded, batch)
         if len(batch) == 1:
             return _blame(ran, loaded, cause)
         half = (len(batch) + 1) // 2
@@ -73,12 +73,13 @@ def _run(ran: Ran, loaded: Loaded, task: Task, batch: list[Payload], how: _Manne
         ran.outcomes += capabilities.judged(loaded, given)
 
 
-def _make_room(ran: Ran, loaded: Loaded, items: int) -> None:
-    """Gives back what can be given back; the half is what fits from now on."""
+def _make_room(ran: Ran, loaded: Loaded, batch: Sequence[Payload]) -> None:
+    """Gives back what can be given back; the half is what fits from now on, in rows."""
     devices.release()
-    if items > 1:
-        ran.fits = min((items + 1) // 2, ran.fits or items)
-        log.warning("batch_too_large", model=loaded.description.model, items=items, fits=ran.fits)
+    if len(batch) > 1:
+        rows = sum(map(rows_of, batch))
+        ran.fits = min((rows + 1) // 2, ran.fits or rows)
+        log.warning("batch_too_large", model=loaded.description.model, items=len(batch), rows=rows, fits=ran.fits)
 
 
 def _blame(ran: Ran, loaded: Loaded, cause: Exception) -> None:

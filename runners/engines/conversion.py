@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from modelmora import lifeline
 from modelmora.domain.description import Description
 from modelmora.domain.models import Batching, ModelSpec, Task
 from modelmora.errors import ModelMoraError
@@ -121,6 +122,7 @@ class _Described:
 
 def main() -> None:
     """Errors of ours are the last line, with their code."""
+    lifeline.hold(grace_s=0.0)  # nobody would take what is made after the runner is gone
     request = Request.of(sys.stdin.read())
     os.environ["OMP_NUM_THREADS"] = str(request.threads or 1)
     os.nice(10)  # whoever is served comes first

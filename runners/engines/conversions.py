@@ -10,13 +10,15 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import structlog
 
-from modelmora.domain.models import ModelSpec
+from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed, from_code
 from runners.engines.conversion import REPORT, Request
 from runners.engines.converted import Converted, open_converted
@@ -28,6 +30,14 @@ from runners.provider import AnyProvider
 
 log = structlog.get_logger(__name__)
 
+RULES = "1"
+"""Part of every key: what was exported by other rules than today's is exported anew."""
+
+UNDER_WAY = ".part-"
+PATIENCE_S = 1_800.0
+AGAIN_S = 600.0
+"""So long an export that failed is not tried again: it would fail again, after minutes of all cores."""
+
 LINE_BYTES = 2**20
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,43 +45,53 @@ ROOT = Path(__file__).resolve().parents[2]
 class Conversions:
     """The folder of converted models: `<key>/` with a network a task and the report."""
 
-    def __init__(self, folder: Path | None, decisions: Decisions, *, threads: int) -> None:
-        """`folder` None: there is no place for any, and models that ask for an engine are refused."""
+    def __init__(
+        self,
+        folder: Path | None,
+        decisions: Decisions,
+        *,
+        threads: int,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`folder` None: there is no place for any, and models that ask for an engine are refused. An export that takes
+        longer than `patience_s` is ended."""
         self._folder = folder
         self._decisions = decisions
         self._threads = threads
+        self._patience_s = patience_s
+        self._clock = clock
 
     async def ensure(self, spec: ModelSpec, provider: object, folder: Path | None) -> None:
         """Exports the model where it asks for an engine and was not exported yet, in a process of its own.
 
-        Several workers that want the same do it once. Raises ModelLoadFailed (the family cannot be exported, the engine
-        cannot take it) and what loading raises; says nothing of how near it came: see `open`.
+        One export runs on a machine at a time; several workers that want the same do it once. Raises ModelLoadFailed
+        (the family cannot be exported, the engine cannot take it, its networks are not near enough to torch's in fp32)
+        and what loading raises. What failed is not tried again for a while.
         """
         wanted = asked(spec)
         if wanted is None:
             return
         place = await asyncio.to_thread(self._place, spec, provider, folder, *wanted)
         if not (place / REPORT).is_file():
-            async with _alone(place):
+            async with _alone(place.parent):
                 if not (place / REPORT).is_file():  # meanwhile another worker was faster
-                    await self._make(place, spec, folder, *wanted)
+                    await self._try(place, spec, folder, *wanted)
+        refuse_far(spec, await asyncio.to_thread(_report, spec, place))
 
     def open(self, spec: ModelSpec, provider: AnyProvider, folder: Path | None, *, threads: int) -> Converted | None:
         """The model as another library runs it; None for one that torch runs.
 
-        Raises ModelLoadFailed where its networks are not near enough to torch's in fp32, with how near they are.
+        Raises ModelLoadFailed where its networks are not there, or not near enough to torch's in fp32.
         """
         wanted = asked(spec)
         if wanted is None:
             return None
         found = self._place(spec, provider, folder, *wanted)
-        try:
-            report = json.loads((found / REPORT).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as cause:
-            said = "its exported networks are not there; load it again"
-            raise ModelLoadFailed(f"{spec.key}: {said}", retry_after_s=5.0) from cause
+        report = _report(spec, found)
         refuse_far(spec, report)
-        return open_converted(spec, provider.describe(spec, folder), found, *wanted, threads=threads)
+        tasks = cast("list[Task]", list(report["likeness"]))
+        return open_converted(spec, provider.describe(spec, folder), found, *wanted, tasks=tasks, threads=threads)
 
     def _place(self, spec: ModelSpec, provider: object, folder: Path | None, engine: Kind, format_: Format) -> Path:
         """The folder of the model's networks, by all that they depend on; it need not be there."""
@@ -81,31 +101,83 @@ class Conversions:
         if self._folder is None:
             raise ModelLoadFailed(f"{spec.key}: engine {engine} needs a data folder to keep its networks in")
         of_model = self._decisions.key(spec, provider.files(spec, folder), "cpu")
-        parts = (of_model, engine, format_, library(engine).version())
+        parts = (RULES, of_model, engine, format_, library(engine).version(), *_versions())
         return self._folder / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
+    async def _try(self, place: Path, spec: ModelSpec, folder: Path | None, engine: Kind, format_: Format) -> None:
+        """Exports, unless that failed a moment ago."""
+        failed = place.with_suffix(".failed.json")
+        await asyncio.to_thread(self._refuse_again, failed)
+        try:
+            await self._make(place, spec, folder, engine, format_)
+        except ModelLoadFailed as error:
+            told = json.dumps({"at": self._clock(), "detail": error.detail})
+            await asyncio.to_thread(failed.write_text, told, encoding="utf-8")
+            raise
+
+    def _refuse_again(self, failed: Path) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            told = json.loads(failed.read_text(encoding="utf-8"))
+            left = told["at"] + AGAIN_S - self._clock()
+            if 0 < left <= AGAIN_S:
+                raise ModelLoadFailed(str(told["detail"]), retry_after_s=left)
+
     async def _make(self, place: Path, spec: ModelSpec, folder: Path | None, engine: Kind, format_: Format) -> None:
-        into = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+        into = await asyncio.to_thread(_fresh, place)
         request = Request(spec=spec, folder=folder, into=into, engine=engine, format=format_, threads=self._threads)
         log.info("model_converting", model=spec.name, version=spec.version, engine=engine, precision=format_)
         try:
-            report = await _run(request)
+            async with asyncio.timeout(self._patience_s):
+                report = await _run(request)
             await asyncio.to_thread(_keep, into, place)
             log.info("model_converted", model=spec.name, version=spec.version, **{k: report[k] for k in _TOLD})
+        except TimeoutError:
+            said = f"its export for {engine} took longer than {self._patience_s:.0f} s and was ended"
+            raise ModelLoadFailed(f"{spec.key}: {said}") from None
         finally:
             shutil.rmtree(into, ignore_errors=True)
 
 
+def _fresh(place: Path) -> Path:
+    """An empty folder beside the place. What earlier exports left when they were killed goes: nobody else exports."""
+    for left in place.parent.glob(f"*{UNDER_WAY}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{place.name}{UNDER_WAY}", dir=place.parent))
+
+
 def _keep(made: Path, place: Path) -> None:
     made.chmod(0o755)
+    if place.exists():  # without its report
+        shutil.rmtree(place)
     made.replace(place)
 
 
+def _report(spec: ModelSpec, place: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads((place / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as cause:
+        said = "its exported networks are not there; load it again"
+        raise ModelLoadFailed(f"{spec.key}: {said}", retry_after_s=5.0) from cause
+    return report
+
+
+def _versions() -> Iterator[str]:
+    """Of the packages that have a part in an export."""
+    for name in ("nncf", "onnx", "open-clip-torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "exporting.lock").open("w")
+
+
 @contextlib.asynccontextmanager
-async def _alone(place: Path) -> AsyncIterator[None]:
-    """One worker of this machine at a time; one that dies gives its turn back."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as file:
+async def _alone(folder: Path) -> AsyncIterator[None]:
+    """One export of this machine at a time: each holds a model several times over. A worker that dies gives its turn
+    back. Raises ModelLoadFailed where the file system knows no locks."""
+    with await asyncio.to_thread(_lock_file, folder) as file:
         while not _locked(file.fileno()):  # noqa: ASYNC110 - another process holds it: nobody here could tell
             await asyncio.sleep(0.5)
         yield
@@ -142,6 +214,7 @@ async def _run(request: Request) -> dict[str, Any]:
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+        await asyncio.shield(process.wait())  # it must not write into a folder that is being removed
         raise
     last = _last(out)
     match last.get("stage"):
@@ -167,6 +240,9 @@ def _last(out: bytes) -> dict[str, Any]:
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as cause:
+        said = f"the data folder's file system has no locks ({cause.strerror}): put it elsewhere, or use engine torch"
+        raise ModelLoadFailed(said) from cause
     return True

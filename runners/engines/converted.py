@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from runners.provider import Tell
 
 
-TASKS: tuple[Task, ...] = ("embed_image", "embed_text", "classify")
-
-
 class Converted:
     """Fulfils `Embeds` and `Classifies`; threads are the sessions' own."""
 
@@ -69,10 +66,16 @@ class Converted:
 
 
 def open_converted(
-    spec: ModelSpec, description: Description, folder: Path, engine: Kind, format_: Format, *, threads: int
+    spec: ModelSpec,
+    description: Description,
+    folder: Path,
+    engine: Kind,
+    format_: Format,
+    *,
+    tasks: Sequence[Task],
+    threads: int,
 ) -> Converted:
-    """From the folder of a conversion; raises ModelLoadFailed where a network cannot be opened."""
-    tasks = [task for task in TASKS if file_of(folder, engine, task).is_file()]
+    """From the folder of a conversion; raises ModelLoadFailed where a network is not there or cannot be opened."""
     try:
         sessions = {
             task: library(engine).open(file_of(folder, engine, task), format_, threads=threads) for task in tasks

@@ -67,14 +67,9 @@ def asked(spec: ModelSpec) -> tuple[Kind, Format] | None:
     `auto` is torch, and fp32, until it was found to be something else. Raises ModelLoadFailed naming what the engine
     can compute in.
     """
-    engine: Kind
-    if spec.type == "tensor":  # its file is what it runs
+    if not spec.exported:
         return None
-    match spec.engine:
-        case "torch" | "auto":
-            return None
-        case "onnxruntime" | "openvino" as named:
-            engine = named
+    engine = cast(Kind, spec.engine)
     wanted, can = "fp32" if spec.precision == "auto" else spec.precision, FORMATS[engine]
     for format_ in can:
         if format_ == wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +38,13 @@ class OpenVino:
         _save(network, file)
 
     def quantize(self, file: Path, samples: Samples, options: Mapping[str, object]) -> None:
+        ov = _openvino()
         try:
             import nncf  # noqa: PLC0415
         except ImportError as cause:
             raise ModelLoadFailed(f"int8 by OpenVINO needs nncf: pip install 'modelmora[engines]' ({cause})") from cause
         network = nncf.quantize(
-            _openvino().Core().read_model(file),
+            ov.Core().read_model(file),
             nncf.Dataset([sample[None] for sample in samples]),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
@@ -90,6 +92,9 @@ class OpenVinoSession:
 
 
 def _openvino() -> Any:
+    # It and nncf report their use to their makers, who take a user who never answered for one who agreed. Without this
+    # package neither does.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how a package is made absent
     try:
         import openvino  # noqa: PLC0415 - an extra; half a second
     except ImportError as cause:

@@ -147,11 +147,11 @@ class Deciding:
     def load(
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
     ) -> Loaded:
-        as_decided = self._decisions.resolved(spec, self._provider, folder, device)
-        if self._conversions is not None:
-            converted = self._conversions.open(as_decided, self._provider, folder, threads=threads)
+        if self._conversions is not None:  # asked first: what was decided is torch's precision, not another library's
+            converted = self._conversions.open(spec, self._provider, folder, threads=threads)
             if converted is not None:
                 return converted
+        as_decided = self._decisions.resolved(spec, self._provider, folder, device)
         return self._provider.load(as_decided, folder, device=device, threads=threads, tell=tell)
 
 

@@ -51,7 +51,7 @@ async def verify(
     and the pace raise: then nothing is decided.
     """
     provider = _choosable(host, spec)
-    if spec.engine not in ("torch", "auto"):
+    if spec.exported:
         said = "it was compared with torch when it was exported, and is not loaded below the gate"
         raise CapabilityMissing(f"{spec.key} is run by {spec.engine}: {said}", field="engine")
     async with host.pool.lease(spec) as loaded:

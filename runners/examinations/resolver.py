@@ -50,7 +50,7 @@ class Resolver:
 
     async def run(self) -> None:
         """Ends when every such model of the group was looked at."""
-        waiting = {spec.key: spec for spec in self._host.models() if spec.precision == "auto"}
+        waiting = {spec.key: spec for spec in self._host.models() if _open(spec)}
         while waiting:
             await self._host.changed.wait(self._look_s)
             for spec in [spec for spec in waiting.values() if self._host.pool.peek(spec) is not None]:
@@ -117,3 +117,8 @@ class Resolver:
                 quiet_since = time.monotonic()
             check()
             await asyncio.sleep(min(self._idle_s, 0.02))
+
+
+def _open(spec: ModelSpec) -> bool:
+    """Whether its precision is to be found out: what another library runs was compared when it was exported."""
+    return spec.precision == "auto" and not spec.exported

@@ -15,6 +15,7 @@ import structlog
 from modelmora.domain.inference import Timings
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.progress import Stage, Step
+from modelmora.errors import InternalError
 from modelmora.ports import Footprint, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
@@ -170,7 +171,7 @@ class Link:
             for result in reply.results:
                 item = self.open.pop(result.id, None)
                 if item is not None:
-                    item.answer(_outcome(result))
+                    item.answer(_readable(result))
         raise EOFError("the runner closed its work stream")
 
     async def _requests(self) -> AsyncIterator[pb.InferRequest]:
@@ -178,7 +179,8 @@ class Link:
             await self._wake.wait()
             self._wake.clear()
             ready, self._outbox = self._outbox, pb.InferRequest()
-            yield ready
+            for message in wire.in_messages(ready):
+                yield message
 
 
 def own_cancellation() -> bool:
@@ -186,6 +188,15 @@ def own_cancellation() -> bool:
     in tasks that nobody cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _readable(result: pb.Result) -> Outcome[Answer]:
+    """One result that makes no sense must not end the link of all."""
+    try:
+        return _outcome(result)
+    except Exception as cause:
+        log.error("result_unreadable", exc_info=cause)
+        return Failed(InternalError("the runner's answer for this item cannot be read; the log has the details"))
 
 
 def _outcome(result: pb.Result) -> Outcome[Answer]:

@@ -161,7 +161,8 @@ class _Stream:
             await self._wake.wait()
             self._wake.clear()
             if self._results or self._told:
-                yield self._reply()
+                for message in wire.in_messages(self._reply()):
+                    yield message
             if self._ended and not self._jobs and not self._preparing and not self._results:
                 return
 
@@ -244,8 +245,7 @@ class _Stream:
         self._jobs.pop(work_id, None)
         match outcome:
             case Ok(value):
-                result = pb.Result(id=work_id, queue_ms=value.queue_ms, inference_ms=value.inference_ms)
-                wire.fill_body(result, value.body)
+                result = _result(work_id, value)
             case Failed(error):
                 result = pb.Result(id=work_id, error=error_to_wire(error))
         self._results.append(result)
@@ -262,3 +262,15 @@ class _Stream:
             job.leave()
         elif work_id in self._preparing:
             self._preparing[work_id].cancel()
+
+
+def _result(work_id: int, value: Computed) -> pb.Result:
+    """As a message; one that cannot be made must not leave its caller waiting."""
+    result = pb.Result(id=work_id, queue_ms=value.queue_ms, inference_ms=value.inference_ms)
+    try:
+        wire.fill_body(result, value.body)
+    except Exception as cause:
+        log.error("result_unsendable", exc_info=cause)
+        said = "the model's answer for this item cannot be sent; the runner's log has the details"
+        return pb.Result(id=work_id, error=error_to_wire(InternalError(said)))
+    return result

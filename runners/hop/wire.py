@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import orjson
@@ -32,6 +32,11 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 _DESCRIPTION = TypeAdapter(Description)
 
+MESSAGE_BYTES = 64 * 2**20
+"""So much goes into one message, or one item if that is larger."""
+
+M = TypeVar("M", pb.InferRequest, pb.InferReply)
+
 
 def description_to_wire(value: Description) -> pb.Description:
     """A description as a message."""
@@ -41,6 +46,26 @@ def description_to_wire(value: Description) -> pb.Description:
 def description_of(message: pb.Description) -> Description:
     """A message as a description."""
     return _DESCRIPTION.validate_json(message.json)
+
+
+def in_messages(whole: M) -> Iterator[M]:
+    """Works, or results, in messages of a size that can be carried: of more than 2 GiB nothing at all would arrive."""
+    if whole.ByteSize() <= MESSAGE_BYTES:
+        yield whole
+        return
+    name = "work" if isinstance(whole, pb.InferRequest) else "results"
+    part, size = type(whole)(), 0
+    if isinstance(whole, pb.InferRequest):
+        part.cancel.extend(whole.cancel)
+    else:
+        part.told.extend(whole.told)
+    for one in getattr(whole, name):
+        if size and size + one.ByteSize() > MESSAGE_BYTES:
+            yield part
+            part, size = type(whole)(), 0
+        getattr(part, name).append(one)
+        size += one.ByteSize()
+    yield part
 
 
 def payload_of(work: pb.Work) -> Payload:

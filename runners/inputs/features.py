@@ -84,6 +84,10 @@ def _table(
 ) -> NDArray[Any]:
     """(rows, width) of the columns that came, None where one did not."""
     rows = next((len(values) for values in columns if values is not None), rows)
+    for column, values in zip(how.columns, columns, strict=True):
+        if values is not None and len(values) != rows:
+            said = f"column {column.name!r} has {len(values)} rows where others of its table have {rows}"
+            raise SchemaMismatch(said, field=f"inputs.{column.name}", found=str(len(values)), expected=str(rows))
     table = np.zeros((rows, how.width), np.float64)
     at = 0
     for column, values in zip(how.columns, columns, strict=True):

@@ -69,7 +69,7 @@ class _Sizes:
 def _names(inputs: Mapping[str, Tensor], specs: Mapping[str, TensorSpec], model: str) -> Iterator[Fault]:
     for name in inputs:
         if name not in specs:
-            near = difflib.get_close_matches(name, specs, n=1)
+            near = difflib.get_close_matches(name[:_LONG], specs, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             said = f"{model} has no input {name[:_LONG]!r}{hint}"
             yield _fault(name, said, found=name[:_LONG], expected=", ".join(specs) or "no inputs")

@@ -138,6 +138,8 @@ class Loader:
         self._imported.add(spec.provider)
 
     def _place(self, spec: ModelSpec) -> devices.Place:
+        if spec.exported:
+            return devices.Place("cpu")
         place = devices.place(spec.device, self._share.gpu, self._there)
         if place.why is not None and spec.device not in self._fallen:
             self._fallen.add(spec.device)

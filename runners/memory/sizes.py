@@ -80,11 +80,11 @@ class Sizes:
     def of(self, spec: ModelSpec, device: str) -> Size:
         """The size of a model on a device, empty when nothing is known."""
         size = self._sizes.setdefault((spec.key, device), Size())
-        size.told = self._told.get((spec.key, device, spec.precision), 0)
+        size.told = self._told.get((spec.key, device, spec.form), 0)
         return size
 
     def tell(self, footprints: Iterable[Footprint]) -> None:
-        """What earlier workers measured, by model, device and the precision that the model declares."""
+        """What earlier workers measured, by model, device and the form that the model declares."""
         for footprint in footprints:
             self._told[footprint.model, footprint.device, footprint.precision] = footprint.bytes
 

@@ -8,14 +8,25 @@ from collections.abc import Iterator
 
 from modelmora.errors import OutOfMemory
 
-_SAID = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+_SAID = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "bad_alloc",
+    "bad allocation",
+)
 
 
 def is_out_of_memory(cause: BaseException) -> bool:
-    """Python's and numpy's MemoryError, torch's OutOfMemoryError, and the RuntimeError of its allocators."""
+    """Python's and numpy's MemoryError, torch's OutOfMemoryError, and what the allocators of native libraries say:
+    torch's and OpenVINO's by a RuntimeError, onnxruntime's by an error of its own."""
     if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(cause, RuntimeError) and any(words in str(cause).lower() for words in _SAID)
+    native = isinstance(cause, RuntimeError) or type(cause).__module__.startswith("onnxruntime")
+    return native and any(words in str(cause).lower() for words in _SAID)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ _SILENT = 4
 """Only what ends the process is written to standard error: the rest is raised, and told by who asked."""
 
 _NO_ROOM = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
+_AT_NODE = "while running"
 _PREFACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(Load model from .{1,4096}? failed:)?", re.DOTALL)
 
 
@@ -77,6 +78,10 @@ class Session:
         except Exception as cause:
             if any(words in str(cause).lower() for words in _NO_ROOM):
                 raise OutOfMemory(f"{self.model}: this batch takes more memory than there is") from cause
+            if isinstance(cause, native.Fail | native.RuntimeException) and _AT_NODE in str(cause):
+                # What only a node of the network finds out: sizes along free axes that do not go together.
+                said = _PREFACE.sub("", first_line(cause))
+                raise SchemaMismatch(f"{self.model} cannot compute this input: {said}", field="inputs") from cause
             raise
         return dict(zip(wanted, map(np.asarray, given), strict=True))
 

@@ -588,13 +588,60 @@ async def test_too_many_open_are_refused_at_once_and_room_comes_back(
     start: Start, reach: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_module, "MOST_OPEN", 3)
-    server = await start(answered())
+    asked, go = asyncio.Event(), asyncio.Event()
+    usual = answered()
+
+    async def behave(path: str, writer: Writer) -> object:
+        asked.set()
+        await go.wait()
+        return await usual(path, writer)
+
+    server = await start(behave)
     pictures = reach(server)
+    first = asyncio.create_task(pictures.fetch([server.url(f"/{n}") for n in range(2)], call=CALL))
+    await asked.wait()
 
-    outcomes = await pictures.fetch([server.url(f"/{n}") for n in range(4)], call=CALL)
+    outcomes = await pictures.fetch([server.url(f"/{n}") for n in range(2, 4)], call=CALL)
 
-    assert [o.error.code for o in outcomes if isinstance(o, Failed)] == ["overloaded"] * 4
+    assert [o.error.code for o in outcomes if isinstance(o, Failed)] == ["overloaded"] * 2
+    go.set()
+    assert await first == [Ok(PICTURE)] * 2
     assert await pictures.fetch([server.url(f"/{n}") for n in range(3)], call=CALL) == [Ok(PICTURE)] * 3
+
+
+async def test_a_request_of_more_urls_than_can_ever_be_open_is_not_told_to_come_back(
+    start: Start, reach: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "MOST_OPEN", 3)
+    server = await start(answered())
+
+    outcomes = await reach(server).fetch([server.url(f"/{n}") for n in range(4)], call=CALL)
+
+    assert [o.error.code for o in outcomes if isinstance(o, Failed)] == ["limit_exceeded"] * 4
+
+
+async def test_requests_wait_for_those_whose_pictures_are_being_fetched(
+    start: Start, reach: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "REQUESTS", 1)
+    asked, go = list[str](), asyncio.Event()
+    usual = answered()
+
+    async def behave(path: str, writer: Writer) -> object:
+        asked.append(path)
+        await go.wait()
+        return await usual(path, writer)
+
+    server = await start(behave)
+    pictures = reach(server)
+    first = asyncio.create_task(one(pictures, server.url("/first")))
+    await until(lambda: bool(asked))
+    late = Call(request_id="r", deadline=time.monotonic() + 0.2)
+
+    assert (await refusal(pictures, server.url("/second"), late)).startswith("deadline_exceeded:")
+    assert len(asked) == 1
+    go.set()
+    assert await first == Ok(PICTURE)
 
 
 # Servers that speak no HTTP, or half of it

@@ -175,3 +175,12 @@ async def test_a_cancelled_call_frees_the_work(world: World, inference: Any) -> 
     await asyncio.gather(asking, return_exceptions=True)
 
     await until(world.predictor.cancelled.is_set)
+
+
+async def test_a_tensor_of_too_many_axes_is_refused_before_it_is_read(inference: Any) -> None:
+    deep = pb.NamedTensor(name="features", tensor=types_pb2.Vector(shape=[1] * 100_000))
+
+    told = error_of(await failure(inference.Predict(pb.PredictRequest(inputs=[deep]))))
+
+    assert (told.code, told.field) == ("schema_mismatch", "inputs[0].tensor.shape")
+    assert (told.found, told.expected) == ("100000 axes", "at most 32")

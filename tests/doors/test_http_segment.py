@@ -25,7 +25,7 @@ from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelSpec
 from modelmora.domain.segmentation import Box, Everything, Mask, MaskOptions, Point, Prompt
 from modelmora.domain.tensors import Tensor
-from modelmora.errors import InputError, InvalidInput, Overloaded, ValidationFailed
+from modelmora.errors import InputError, InvalidInput, LimitExceeded, Overloaded, ValidationFailed
 from tests.doors.conversation import END, Conversation, field_part, file_part
 from tests.fakes import CLIP, MASK, STAGES, World, until
 
@@ -437,3 +437,12 @@ def test_whatever_is_sent_is_read_or_refused_by_name(value: Any, field: str) -> 
         refused = error
 
     assert refused is None or str(refused.field).startswith(field)
+
+
+def test_too_much_is_refused_before_it_is_read() -> None:
+    """Of what is not read nothing is said: these prompts and points are none."""
+    with pytest.raises(LimitExceeded, match="1001 prompts"):
+        asked_of("[" + "7," * 1_000 + "7]", "")
+    with pytest.raises(ValidationFailed, match="too many points") as caught:
+        asked_of('[{"points": [' + "7," * 100 + "7]}]", "")
+    assert caught.value.field == "prompts[0].points"

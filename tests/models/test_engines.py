@@ -15,9 +15,10 @@ from load.random_weights import write_random
 from modelmora.domain.models import Engine, ModelSpec, Precision, Task
 from modelmora.errors import ModelLoadFailed
 from runners import families
+from runners.engines import conversions as conversions_module
 from runners.engines.conversions import Conversions, refuse_far
 from runners.engines.converted import Converted
-from runners.examinations.decisions import Decisions
+from runners.examinations.decisions import Deciding, Decisions
 from runners.open_clip import OpenClipProvider
 from tests.models.conftest import small, spec
 
@@ -92,7 +93,7 @@ async def test_it_is_exported_once_and_anew_for_other_weights(
         await opened(kept, by("onnxruntime"), of)
 
     assert len(ran) == len(set(ran)) == 2
-    assert sorted(path.suffix for path in (tmp_path / "engines").iterdir()) == ["", "", ".lock", ".lock"]
+    assert sorted(path.suffix for path in (tmp_path / "engines").iterdir()) == ["", "", ".lock"]
 
 
 async def test_batches_of_several_threads_are_each_their_own(conversions: Conversions, folder: Path) -> None:
@@ -113,9 +114,11 @@ async def test_int8_that_is_not_near_enough_is_refused_with_how_near_it_is(
     """Unsigned activations lose a transformer's negative half: the gate must catch them."""
     model = by("onnxruntime", "int8", quantize={"activations": "uint8"})
     provider = families.provider("open_clip")
-    await conversions.ensure(model, provider, folder)
+    far = r"onnxruntime int8 is not near enough to fp32: .*the gate is 0\.999"
 
-    with pytest.raises(ModelLoadFailed, match=r"onnxruntime int8 is not near enough to fp32: .*the gate is 0\.999"):
+    with pytest.raises(ModelLoadFailed, match=far):  # before any room was made for it
+        await conversions.ensure(model, provider, folder)
+    with pytest.raises(ModelLoadFailed, match=far):
         conversions.open(model, provider, folder, threads=1)
 
 
@@ -165,6 +168,75 @@ async def test_an_exported_network_that_is_damaged_says_which_folder_to_remove(t
 
     with pytest.raises(ModelLoadFailed, match="remove the folder"):
         kept.open(model, families.provider("open_clip"), folder, threads=1)
+
+
+async def test_an_export_that_failed_is_not_tried_again_at_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tried = [1_000.0], 0
+    kept = Conversions(tmp_path, Decisions(None), threads=1, clock=lambda: now[0])
+
+    async def fails(*_: Any) -> dict[str, Any]:
+        nonlocal tried
+        tried += 1
+        raise ModelLoadFailed("openvino cannot take it")
+
+    monkeypatch.setattr(conversions_module, "_run", fails)
+    for _ in range(3):
+        with pytest.raises(ModelLoadFailed, match="openvino cannot take it"):
+            await kept.ensure(by("openvino"), families.provider("open_clip"), folder)
+    assert tried == 1
+
+    now[0] += 601
+    with pytest.raises(ModelLoadFailed):
+        await kept.ensure(by("openvino"), families.provider("open_clip"), folder)
+    assert tried == 2
+
+
+async def test_an_export_that_never_ends_is_ended_and_leaves_nothing(tmp_path: Path, folder: Path) -> None:
+    (left := tmp_path / "somebody.part-killed").mkdir()
+    kept = Conversions(tmp_path, Decisions(None), threads=1, patience_s=0.5)
+
+    with pytest.raises(ModelLoadFailed, match="took longer than 0 s and was ended"):
+        await kept.ensure(by("openvino"), families.provider("open_clip"), folder)
+
+    assert not left.exists()
+    assert [path.name for path in found(tmp_path, "*.part-*")] == []
+
+
+async def test_what_was_decided_for_torch_says_nothing_of_another_engine(tmp_path: Path, folder: Path) -> None:
+    decisions = Decisions(tmp_path / "parity")
+    kept, provider = Conversions(tmp_path / "engines", decisions, threads=1), OpenClipProvider()
+    undecided = by("onnxruntime", "auto")
+    decisions.store(decisions.key(undecided, provider.files(undecided, folder), "cpu"), "bf16", {})
+    await kept.ensure(undecided, provider, folder)
+
+    loaded = Deciding(provider, decisions, kept).load(undecided, folder, device="cpu", threads=1)
+
+    assert (loaded.precision, type(loaded)) == ("fp32", Converted)
+
+
+async def test_a_network_that_is_gone_says_which_folder_to_remove(tmp_path: Path, folder: Path) -> None:
+    kept, model = Conversions(tmp_path, Decisions(None), threads=1), by("onnxruntime")
+    await opened(kept, model, folder)
+    [file] = found(tmp_path, "*/embed_text.onnx")
+    file.unlink()
+
+    with pytest.raises(ModelLoadFailed, match="remove the folder"):
+        kept.open(model, families.provider("open_clip"), folder, threads=1)
+
+
+async def test_exporting_reports_to_nobody(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO's converter counts its users unless its telemetry is absent; in CI it is silent by itself."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("CI", "GITHUB_ACTIONS", "NNCF_CI", "TF_BUILD", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    kept = Conversions(tmp_path / "engines", Decisions(None), threads=1)
+    await kept.ensure(by("openvino"), families.provider("open_clip"), folder)
+
+    assert found(home, "intel*") == []
 
 
 async def test_the_report_stands_beside_the_networks(tmp_path: Path, folder: Path) -> None:

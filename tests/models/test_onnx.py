@@ -574,3 +574,14 @@ def test_describing_takes_no_library_and_without_it_loading_says_what_to_install
 
     said = "onnxruntime is not installed here: pip install 'modelmora[onnx]'"
     assert done.stdout.splitlines() == ["x", "[]", said]
+
+
+def test_sizes_that_do_not_go_together_inside_the_network_are_the_callers(tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["x", "offsets"], ["y"])
+    ends = [value("x", TensorProto.FLOAT, ["batch", "width"])], [value("y", TensorProto.FLOAT, ["batch", "width"])]
+    write(tmp_path, graph([node], *ends, [weights("offsets", np.ones((1, 32), np.float32))]))
+    model = opened(tmp_path)
+
+    assert model.predict([parcel(x=np.zeros((1, 32), np.float32))])[0].tensors["y"].tolist() == [[1.0] * 32]
+    with pytest.raises(SchemaMismatch, match="cannot compute this input"):
+        model.predict([parcel(x=np.zeros((1, 5), np.float32))])

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,16 +14,20 @@ import pytest
 
 from modelmora.domain import priority
 from modelmora.domain.batching import Lanes
+from modelmora.domain.description import Description
 from modelmora.domain.models import Batching, ModelSpec
 from modelmora.domain.outcome import Ok, Outcome
 from modelmora.domain.progress import Step
-from modelmora.errors import ModelLoadFailed, Overloaded, ValidationFailed
+from modelmora.errors import ModelLoadFailed, OutOfMemory, Overloaded, ValidationFailed
 from runners import batcher as module
 from runners.batcher import Batcher
+from runners.batching.compute import run_batch
 from runners.batching.jobs import Computed, Job
 from runners.batching.lanes import Patience
 from runners.devices import Share
+from runners.payload import Parcel
 from runners.pool import Pool
+from runners.provider import Tell
 from tests.fakes import until
 from tests.families import Family, row_of
 
@@ -516,3 +520,25 @@ async def test_every_caller_gets_the_own_row_bit_for_bit_whatever_fails_beside_i
     for content, answer in zip(contents, answers, strict=True):
         bad = content.startswith((b"raise", b"odd"))
         assert answer == ("internal" if bad else row_of(content))
+
+
+class Rowed:
+    """A model of tensors that takes so many rows at once and no more."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.description = Description(model="rowed@1.0.0")
+
+    def predict(self, batch: Sequence[Parcel], *, threads: int = 0, tell: Tell | None = None) -> list[Parcel]:
+        if sum(parcel.rows for parcel in batch) > self.room:
+            raise OutOfMemory("too many rows")
+        return list(batch)
+
+
+def test_what_fits_after_running_out_of_memory_is_counted_in_rows() -> None:
+    batch = [Parcel(tensors={"x": np.zeros((16, 1))}, rows=16) for _ in range(4)]
+
+    ran = run_batch(cast(Any, Rowed(room=32)), "predict", batch, threads=1)
+
+    assert all(isinstance(outcome, Ok) for outcome in ran.outcomes)
+    assert ran.fits == 32

@@ -261,3 +261,16 @@ def test_three_masks_are_for_what_is_ambiguous_unless_told() -> None:
     assert not wants_three(Prompt(box=box), MaskOptions())
     assert wants_three(Prompt(box=box), MaskOptions(multimask=True))
     assert not wants_three(CENTRE, MaskOptions(multimask=False))
+
+
+async def test_what_fails_as_a_whole_leaves_a_record_too() -> None:
+    left: list[Inference] = []
+    own = world(segmenter=FakeSegmenter(raises=InvalidInput("no picture")), hooks=[left.append])
+
+    with pytest.raises(InvalidInput):
+        await parts(own, named("a", "b"))
+
+    [record] = left
+    [outcome] = record.outcomes
+    assert isinstance(outcome, Failed)
+    assert (record.task, outcome.error.code) == ("segment", "invalid_input")

@@ -348,3 +348,11 @@ def test_what_is_not_prepared_passes() -> None:
     given_ = prepare({"x": np.ones(2)}, [], first=0, rows=2, max_pixels=1)
 
     assert given_["x"].tolist() == [1, 1]
+
+
+def test_columns_of_different_lengths_are_no_table() -> None:
+    both = table(Numbers(name="age", dtype="float64"), Numbers(name="fare", dtype="float64"))
+
+    for fare in ([5.0], [5.0, 6.0]):
+        with pytest.raises(SchemaMismatch, match=r"column 'fare' has . rows where others of its table have 3"):
+            made(both, 3, age=np.array([1.0, 2.0, 3.0]), fare=np.array(fare))
