@@ -309,7 +309,7 @@ def test_an_auto_without_a_decision_is_loaded_in_fp32(written: Callable[..., Pat
 def test_a_precision_the_device_cannot_do_is_refused_before_anything_is_read(written: Callable[..., Path]) -> None:
     folder = written()
     (folder / WEIGHTS).write_bytes(b"")
-    with pytest.raises(ModelLoadFailed, match="cpu can do fp32, bf16, fp16"):
+    with pytest.raises(ModelLoadFailed, match="torch can do fp32, bf16, fp16 on cpu"):
         loaded(folder, precision="int8")
 
 
