@@ -50,7 +50,9 @@ def description_of(message: pb.Description) -> Description:
 
 def in_messages(whole: M) -> Iterator[M]:
     """Works, or results, in messages of a size that can be carried: of more than 2 GiB nothing at all would arrive."""
-    if whole.ByteSize() <= MESSAGE_BYTES:
+    items = whole.work if isinstance(whole, pb.InferRequest) else whole.results
+    sizes = [_size(one) for one in items] if len(items) > 1 else []
+    if sum(sizes) <= MESSAGE_BYTES:
         yield whole
         return
     name = "work" if isinstance(whole, pb.InferRequest) else "results"
@@ -59,13 +61,20 @@ def in_messages(whole: M) -> Iterator[M]:
         part.cancel.extend(whole.cancel)
     else:
         part.told.extend(whole.told)
-    for one in getattr(whole, name):
-        if size and size + one.ByteSize() > MESSAGE_BYTES:
+    for one, own in zip(items, sizes, strict=True):
+        if size and size + own > MESSAGE_BYTES:
             yield part
             part, size = type(whole)(), 0
         getattr(part, name).append(one)
-        size += one.ByteSize()
+        size += own
     yield part
+
+
+def _size(one: pb.Work | pb.Result) -> int:
+    """Of its arrays, which is all that counts; `ByteSize` would serialise them once more than they are sent."""
+    if one.HasField("parcel"):
+        return sum(len(tensor.data) for tensor in one.parcel.tensors)
+    return len(one.data if isinstance(one, pb.Work) else one.vector)
 
 
 def payload_of(work: pb.Work) -> Payload:

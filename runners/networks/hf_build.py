@@ -16,12 +16,11 @@ from runners.networks.hf_config import files
 from runners.networks.hf_weights import fill, fitted
 from runners.networks.json_files import Json
 from runners.networks.linears import pack_linears
+from runners.networks.pixels import DTYPES
 from runners.networks.transfer import settle
 from runners.networks.weights import read_weights
 from runners.precision import Concrete
 from runners.provider import Tell
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _NOT_OURS = frozenset(
     {

@@ -15,10 +15,9 @@ from modelmora.domain.models import Task
 from modelmora.errors import ModelLoadFailed
 from runners.networks import exhaustion
 from runners.networks.cores import use_threads
-from runners.networks.hf_build import DTYPES
 from runners.networks.layers import telling
 from runners.networks.linears import packed_bytes
-from runners.networks.pixels import Pixels
+from runners.networks.pixels import DTYPES, Pixels
 from runners.networks.transfer import Compute, Transfer, transfer_to
 from runners.precision import Concrete
 

@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory, SchemaMismatch
 from runners.inputs.schema import Schema
+from runners.networks.exhaustion import is_out_of_memory
 from runners.networks.tensor_batches import TensorBatches, first_line
 from runners.payload import Parcel
 from runners.provider import Tell
@@ -34,7 +35,6 @@ log = structlog.get_logger(__name__)
 _SILENT = 4
 """Only what ends the process is written to standard error: the rest is raised, and told by who asked."""
 
-_NO_ROOM = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
 _AT_NODE = "while running"
 _PREFACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(Load model from .{1,4096}? failed:)?", re.DOTALL)
 
@@ -76,7 +76,7 @@ class Session:
             said = _PREFACE.sub("", first_line(cause))
             raise SchemaMismatch(f"{self.model} cannot compute this input: {said}", field="inputs") from cause
         except Exception as cause:
-            if any(words in str(cause).lower() for words in _NO_ROOM):
+            if is_out_of_memory(cause):
                 raise OutOfMemory(f"{self.model}: this batch takes more memory than there is") from cause
             if isinstance(cause, native.Fail | native.RuntimeException) and _AT_NODE in str(cause):
                 # What only a node of the network finds out: sizes along free axes that do not go together.
@@ -138,7 +138,7 @@ def _opened(spec: ModelSpec, path: Path, options: ort.SessionOptions, providers:
         raise ArtifactCorrupt(f"{spec.key}: {path.name} is damaged or no ONNX model") from cause
     except Exception as cause:  # onnxruntime's errors have no common ancestor
         said = _PREFACE.sub("", str(cause))
-        if any(words in said.lower() for words in _NO_ROOM):
+        if is_out_of_memory(cause):
             raise OutOfMemory(f"{spec.key}: its weights take more memory than there is") from cause
         raise ModelLoadFailed(
             f"{spec.key}: onnxruntime {ort.__version__} cannot run {path.name}: {first_line(Exception(said))}"

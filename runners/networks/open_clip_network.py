@@ -25,7 +25,7 @@ from runners.networks.layers import telling
 from runners.networks.linears import pack, packed_bytes
 from runners.networks.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
 from runners.networks.open_clip_weights import find_weights, put_weights
-from runners.networks.pixels import Pixels
+from runners.networks.pixels import DTYPES, Pixels
 from runners.networks.transfer import Transfer, settle, transfer_to
 from runners.networks.weights import Uninitialised, read_weights
 from runners.precision import Concrete
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runners.provider import Tell
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OpenClip:
@@ -61,6 +59,7 @@ class OpenClip:
         self.description = description
         self.device = device
         self.precision: str = precision
+        self._dtype = DTYPES[precision]
         tensors = (*model.parameters(), *model.buffers())
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + packed_bytes(model)
 
@@ -103,7 +102,7 @@ class OpenClip:
     def _encode(self, task: Task, stacked: torch.Tensor) -> torch.Tensor:
         match task:
             case "embed_image":
-                pixels = self._pixels.of(stacked, _DTYPES[self.precision])
+                pixels = self._pixels.of(stacked, self._dtype)
                 features: torch.Tensor = self._model.encode_image(pixels)
             case "embed_text":
                 features = self._model.encode_text(stacked.long())
@@ -167,7 +166,7 @@ def load_network(
         put_weights(spec, model, read_weights(spec, file), tell=tell)
         straighten(model.eval().requires_grad_(False))
         if device == "cpu":
-            pack(model, _DTYPES[precision])
+            pack(model, DTYPES[precision])
         network = OpenClip(model, description, device=device, precision=precision, threads=threads, tokenizer=tokenizer)
         settle(device)
         return network
@@ -178,7 +177,7 @@ def build(spec: ModelSpec, config: Config, *, device: str, precision: Concrete) 
     options = config.for_building()
     custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
     architecture = (CoCa if "multimodal_cfg" in options else CustomTextCLIP) if custom else CLIP
-    cast = None if precision == "fp32" else _DTYPES[precision]
+    cast = None if precision == "fp32" else DTYPES[precision]
     try:
         with Uninitialised():
             model: nn.Module = architecture(**options, cast_dtype=cast)

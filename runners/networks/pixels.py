@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from modelmora.domain.preprocess import Preprocess
+from runners.precision import Concrete
+
+DTYPES: Mapping[Concrete, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Pixels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.preprocess import Preprocess
 from modelmora.errors import ModelLoadFailed
+from runners.networks.json_files import read_json
 from runners.provider import refuse_unknown
 
 CONFIG = "config.json"
@@ -59,7 +59,7 @@ def read_config(spec: ModelSpec, folder: Path) -> SamConfig:
     cache = _bytes(spec, spec.config.get("cache", CACHE))
     if not (folder / CONFIG).is_file():
         return SamConfig(cache_bytes=cache)
-    told = _told(spec, folder / CONFIG)
+    told = read_json(spec, folder / CONFIG)
     _refuse_foreign(spec, told)
     side = _whole(spec, told, "vision_config.image_size", SIDE)
     if side % PATCH:
@@ -80,16 +80,6 @@ def describe(spec: ModelSpec, config: SamConfig) -> Description:
         std=STD,
     )
     return Description(model=spec.key, image=image, max_batch=spec.batching.max_batch or 1)
-
-
-def _told(spec: ModelSpec, file: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise ModelLoadFailed(f"{spec.key}: {file.name} cannot be read: {cause}") from cause
-    if not isinstance(told, dict):
-        raise ModelLoadFailed(f"{spec.key}: {file.name} holds no object")
-    return told
 
 
 def _refuse_foreign(spec: ModelSpec, told: Mapping[str, Any]) -> None:
