@@ -9,14 +9,14 @@ from modelmora.domain.description import Description
 from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from runners import precision
-from runners.networks import hf_config
-from runners.networks.hf_processor import PROCESSOR_OF, read_preprocess
+from runners.networks.hf import config as hf_config
+from runners.networks.hf.processor import PROCESSOR_OF, read_preprocess
 from runners.networks.json_files import Json
 from runners.precision import Concrete
 from runners.provider import Classifies, Provider, Tell, refuse_unknown
 
 if TYPE_CHECKING:
-    from runners.networks.hf_network import Classifier
+    from runners.networks.hf.network import Classifier
 
 FAMILIES = tuple(PROCESSOR_OF)
 """Those whose preprocessing is done without torch; each has a test."""
@@ -52,7 +52,7 @@ class ClassifierProvider:
     def prepare(self) -> None:
         from transformers import ViTForImageClassification  # noqa: F401, PLC0415 - all families share most of it
 
-        import runners.networks.hf_network  # noqa: F401, PLC0415 - torch
+        import runners.networks.hf.network  # noqa: F401, PLC0415 - torch
 
     def load(
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
@@ -62,8 +62,8 @@ class ClassifierProvider:
         description, given = self.describe(spec, folder), hf_config.given(spec, folder)
 
         from runners.networks.cores import use_threads  # noqa: PLC0415 - torch, which describing needs not
-        from runners.networks.hf_build import load  # noqa: PLC0415
-        from runners.networks.hf_network import Classifier  # noqa: PLC0415
+        from runners.networks.hf.build import load  # noqa: PLC0415
+        from runners.networks.hf.network import Classifier  # noqa: PLC0415
 
         format_ = precision.permitted(spec, device)
         use_threads(threads)

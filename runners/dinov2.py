@@ -10,14 +10,14 @@ from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners import precision, shortening
-from runners.networks import hf_config
-from runners.networks.hf_processor import read_preprocess
+from runners.networks.hf import config as hf_config
+from runners.networks.hf.processor import read_preprocess
 from runners.networks.json_files import Json
 from runners.precision import Concrete
 from runners.provider import Embeds, Provider, Tell, refuse_unknown
 
 if TYPE_CHECKING:
-    from runners.networks.hf_network import Dinov2, Pooling
+    from runners.networks.hf.network import Dinov2, Pooling
 
 FAMILIES = ("dinov2", "dinov2_with_registers")
 
@@ -55,7 +55,7 @@ class Dinov2Provider:
     def prepare(self) -> None:
         from transformers import Dinov2Model, Dinov2WithRegistersModel  # noqa: F401, PLC0415 - takes seconds
 
-        import runners.networks.hf_network  # noqa: F401, PLC0415 - torch
+        import runners.networks.hf.network  # noqa: F401, PLC0415 - torch
 
     def load(
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
@@ -65,8 +65,8 @@ class Dinov2Provider:
         description, given = self.describe(spec, folder), hf_config.given(spec, folder)
 
         from runners.networks.cores import use_threads  # noqa: PLC0415 - torch, which describing needs not
-        from runners.networks.hf_build import load  # noqa: PLC0415
-        from runners.networks.hf_network import Dinov2  # noqa: PLC0415
+        from runners.networks.hf.build import load  # noqa: PLC0415
+        from runners.networks.hf.network import Dinov2  # noqa: PLC0415
 
         format_ = precision.permitted(spec, device)
         use_threads(threads)

@@ -14,12 +14,12 @@ from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners.inputs.schema import Schema, read_schema
-from runners.networks.onnx_graph import OnnxFile, read_onnx
-from runners.networks.tensor_batches import refuse_precision
+from runners.networks.tensors.batches import refuse_precision
+from runners.networks.tensors.onnx_graph import OnnxFile, read_onnx
 from runners.provider import Predicts, Provider, Tell
 
 if TYPE_CHECKING:
-    from runners.networks.onnx_session import OnnxModel
+    from runners.networks.tensors.onnx_session import OnnxModel
 
 INSTALL = "pip install 'modelmora[onnx]'"
 USUAL = ("model.onnx", "onnx/model.onnx")
@@ -45,7 +45,7 @@ class OnnxProvider:
     def prepare(self) -> None:
         """Raises ModelLoadFailed where onnxruntime is not installed."""
         try:
-            import runners.networks.onnx_session  # noqa: F401, PLC0415 - onnxruntime, which describing needs not
+            import runners.networks.tensors.onnx_session  # noqa: F401, PLC0415 - onnxruntime, which describing needs not
         except ModuleNotFoundError as cause:
             if (cause.name or "").partition(".")[0] != "onnxruntime":
                 raise
@@ -63,7 +63,7 @@ class OnnxProvider:
             tell(0, size)
         self.prepare()
 
-        from runners.networks.onnx_session import load_session  # noqa: PLC0415 - see `prepare`
+        from runners.networks.tensors.onnx_session import load_session  # noqa: PLC0415 - see `prepare`
 
         model = load_session(spec, path, schema, weight_bytes=size, device=device, threads=threads)
         if tell is not None:

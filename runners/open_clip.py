@@ -12,13 +12,13 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners import precision
 from runners.engines.towers import Towers
-from runners.networks.open_clip_config import describe, read_config
-from runners.networks.open_clip_scoring import read_scoring
+from runners.networks.open_clip.config import describe, read_config
+from runners.networks.open_clip.scoring import read_scoring
 from runners.precision import Concrete
 from runners.provider import Embeds, Provider, Tell
 
 if TYPE_CHECKING:
-    from runners.networks.open_clip_network import OpenClip
+    from runners.networks.open_clip.network import OpenClip
 
 
 class OpenClipProvider:
@@ -45,7 +45,7 @@ class OpenClipProvider:
         return replace(described, scoring=read_scoring(spec, given, self.layout().weights))
 
     def prepare(self) -> None:
-        import runners.networks.open_clip_network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
+        import runners.networks.open_clip.network  # noqa: F401, PLC0415 - torch and open_clip, which takes seconds
 
     def load(
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
@@ -57,7 +57,7 @@ class OpenClipProvider:
         config = read_config(spec, folder)
         description = self.describe(spec, folder)
 
-        from runners.networks.open_clip_network import load_network  # noqa: PLC0415 - torch, which describing needs not
+        from runners.networks.open_clip.network import load_network  # noqa: PLC0415 - torch, which describing needs not
 
         return load_network(
             spec, config, folder, description=description, device=device, precision=format_, threads=threads, tell=tell
@@ -69,14 +69,14 @@ class OpenClipProvider:
 
     def towers(self, spec: ModelSpec, folder: Path | None) -> Towers:
         """See `engines.towers.Exportable`."""
-        from runners.networks.open_clip_towers import load_towers  # noqa: PLC0415 - torch
+        from runners.networks.open_clip.towers import load_towers  # noqa: PLC0415 - torch
 
         given = _given(spec, folder)
         return load_towers(spec, read_config(spec, given), given, self.describe(spec, given))
 
     def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
         """See `precision.Choosable`."""
-        from runners.networks.open_clip_weights import find_weights  # noqa: PLC0415 - torch
+        from runners.networks.open_clip.weights import find_weights  # noqa: PLC0415 - torch
 
         given = _given(spec, folder)
         return (find_weights(spec, given), *sorted(given.glob("open_clip_config.json")))

@@ -9,11 +9,11 @@ from modelmora.domain.description import Description
 from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
-from runners.networks.sam_config import CONFIG, describe, read_config
+from runners.networks.sam.config import CONFIG, describe, read_config
 from runners.provider import Provider, Segments, Tell
 
 if TYPE_CHECKING:
-    from runners.networks.sam_forward import Sam
+    from runners.networks.sam.forward import Sam
 
 
 class SamProvider:
@@ -35,7 +35,7 @@ class SamProvider:
         return describe(spec, read_config(spec, _given(spec, folder)))
 
     def prepare(self) -> None:
-        import runners.networks.sam_network  # noqa: F401, PLC0415 - torch and segment_anything, which takes seconds
+        import runners.networks.sam.network  # noqa: F401, PLC0415 - torch and segment_anything, which takes seconds
 
     def load(self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None) -> Sam:
         """`precision: auto` is fp32 here."""
@@ -43,7 +43,7 @@ class SamProvider:
         folder = _given(spec, folder)
         config = read_config(spec, folder)
 
-        from runners.networks.sam_network import load_network  # noqa: PLC0415 - torch, which describing needs not
+        from runners.networks.sam.network import load_network  # noqa: PLC0415 - torch, which describing needs not
 
         described = describe(spec, config)
         return load_network(spec, config, folder, description=described, device=device, threads=threads, tell=tell)

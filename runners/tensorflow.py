@@ -14,12 +14,12 @@ from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners.inputs.schema import Schema, read_schema
-from runners.networks.tensor_batches import refuse_precision
-from runners.networks.tf_saved_model import FILE, read_saved_model
+from runners.networks.tensors.batches import refuse_precision
+from runners.networks.tensors.tf_saved_model import FILE, read_saved_model
 from runners.provider import Predicts, Provider, Tell
 
 if TYPE_CHECKING:
-    from runners.networks.tf_program import TensorFlowModel
+    from runners.networks.tensors.tf_program import TensorFlowModel
 
 INSTALL = "pip install 'modelmora[tensorflow]'"
 
@@ -45,7 +45,7 @@ class TensorFlowProvider:
     def prepare(self) -> None:
         """Raises ModelLoadFailed where TensorFlow is not installed."""
         try:
-            import runners.networks.tf_program  # noqa: F401, PLC0415 - TensorFlow, which takes ten seconds
+            import runners.networks.tensors.tf_program  # noqa: F401, PLC0415 - TensorFlow, which takes ten seconds
         except ModuleNotFoundError as cause:
             if (cause.name or "").partition(".")[0] != "tensorflow":
                 raise
@@ -61,7 +61,7 @@ class TensorFlowProvider:
         schema, signature = _read(spec, folder)
         self.prepare()
 
-        from runners.networks.tf_program import load_program  # noqa: PLC0415 - see `prepare`
+        from runners.networks.tensors.tf_program import load_program  # noqa: PLC0415 - see `prepare`
 
         size = sum(path.stat().st_size for path in (folder / "variables").glob("*")) + (folder / FILE).stat().st_size
         if tell is not None:

@@ -25,7 +25,7 @@ from modelmora.errors import InvalidInput, LimitExceeded, OutOfMemory
 from runners import segmenting
 from runners.hop import sitting
 from runners.host import RunnerHost
-from runners.networks.sam_forward import Sam
+from runners.networks.sam.forward import Sam
 from runners.preprocess import prepare_sized
 from runners.segmenting import RunnerSegmenter
 from tests.doors.hop import Hop, call

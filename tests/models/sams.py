@@ -17,7 +17,7 @@ from transformers import SamConfig, SamModel
 
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.segmentation import MaskOptions, Prompt, wants_three
-from runners.networks.sam_weights import renamed
+from runners.networks.sam.weights import renamed
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "num_heads": 2, "window_size": 7, "global_attn_indexes": (1,)}
 

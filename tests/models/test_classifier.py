@@ -31,8 +31,8 @@ from runners.classifier import FAMILIES, ClassifierProvider
 from runners.devices import Share
 from runners.examinations.parity import verify
 from runners.host import HostSettings, RunnerHost
-from runners.networks.hf_network import Classifier
-from runners.networks.hf_processor import DEFAULTS, PROCESSOR_OF
+from runners.networks.hf.network import Classifier
+from runners.networks.hf.processor import DEFAULTS, PROCESSOR_OF
 from runners.precision import Concrete
 from runners.preprocess import prepare_image
 from tests.models.conftest import cosines, spec, stored

@@ -25,7 +25,7 @@ from modelmora.errors import ArtifactCorrupt, ModelLoadFailed
 from runners import capabilities, devices
 from runners.dinov2 import Dinov2Provider
 from runners.examinations.likeness import inputs, samples
-from runners.networks.hf_network import Dinov2
+from runners.networks.hf.network import Dinov2
 from runners.preprocess import prepare_image
 from tests.models.conftest import cosines, spec, stored
 from tests.models.hub_folders import by_transformers, configured, processor_of

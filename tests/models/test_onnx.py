@@ -26,7 +26,7 @@ from sklearn.datasets import load_iris
 from modelmora.domain.tensors import TensorSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ModelMoraError, SchemaMismatch
 from runners import devices
-from runners.networks import tensor_batches
+from runners.networks.tensors import batches
 from runners.onnx import PROVIDER
 from runners.payload import Parcel
 from tests.models.tensor_nets import (
@@ -430,7 +430,7 @@ def test_a_sample_that_the_model_cannot_run_asks_for_sizes(tmp_path: Path) -> No
 
 
 def test_a_graph_that_never_ends_fails_to_load_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_batches, "TRY_S", 1.0)
+    monkeypatch.setattr(batches, "TRY_S", 1.0)
     ends = [value("step", TensorProto.INT64, []), value("on", TensorProto.BOOL, []), value("y_in", 1, ["batch"])]
     body = helper.make_graph(
         [helper.make_node("Identity", ["on"], ["on_out"]), helper.make_node("Neg", ["y_in"], ["y_out"])],
@@ -528,7 +528,7 @@ def test_the_memory_returns_with_the_model(tmp_path: Path) -> None:
 def test_importing_the_library_starts_no_thread_and_tells_nobody(tmp_path: Path) -> None:
     """A fork copies only the thread that calls it: the engine is forked after this import."""
     script = (
-        "import os, sys; from runners.onnx import PROVIDER; import numpy, runners.networks.tensor_batches\n"
+        "import os, sys; from runners.onnx import PROVIDER; import numpy, runners.networks.tensors.batches\n"
         "before = len(os.listdir('/proc/self/task')); PROVIDER.prepare()\n"
         "print(len(os.listdir('/proc/self/task')) - before, 'onnxruntime' in sys.modules)"
     )

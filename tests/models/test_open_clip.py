@@ -26,7 +26,7 @@ from modelmora.domain.preprocess import Preprocess
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ValidationFailed
 from runners import devices
 from runners.inputs.tokenizer import prepare_text
-from runners.networks.open_clip_network import OpenClip
+from runners.networks.open_clip.network import OpenClip
 from runners.open_clip import PROVIDER, OpenClipProvider
 from runners.preprocess import prepare_image
 from tests.models.conftest import SMALL, cosines, small, spec, stored

@@ -31,7 +31,7 @@ from runners.examinations.parity import verify
 from runners.examinations.resolver import Resolver
 from runners.examinations.trial import Pace
 from runners.host import HostSettings, RunnerHost
-from runners.networks.open_clip_network import OpenClip
+from runners.networks.open_clip.network import OpenClip
 from runners.open_clip import OpenClipProvider
 from runners.precision import Concrete
 from runners.provider import Tell

@@ -27,7 +27,7 @@ from runners.networks import exhaustion
 from runners.networks.attention import MaskedAttention, straighten
 from runners.networks.cores import use_threads
 from runners.networks.layers import layers_of, telling
-from runners.networks.open_clip_network import OpenClip
+from runners.networks.open_clip.network import OpenClip
 from runners.networks.transfer import SideStreams
 from runners.open_clip import OpenClipProvider
 from runners.provider import Tell
@@ -463,7 +463,7 @@ def test_a_device_is_waited_for_after_everything_that_loading_asks_of_it(
             waited.append(device)
             ops.asked = False
 
-        monkeypatch.setattr("runners.networks.open_clip_network.settle", settle)
+        monkeypatch.setattr("runners.networks.open_clip.network.settle", settle)
         loaded(folder)
         assert (waited, ops.asked) == (["cpu"], False)
 

@@ -24,7 +24,7 @@ from modelmora.domain.tensors import Tensor
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed
 from runners.inputs import everything
 from runners.inputs.prompts import Picture, asking, asking_for_everything, is_unknown, masks_of
-from runners.networks.sam_forward import Sam
+from runners.networks.sam.forward import Sam
 from runners.payload import Parcel
 from runners.preprocess import prepare_sized
 from runners.sam import PROVIDER

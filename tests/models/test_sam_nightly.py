@@ -14,7 +14,7 @@ from segment_anything import sam_model_registry
 
 from modelmora.domain.segmentation import MaskOptions, Point, Prompt
 from runners.inputs.prompts import Picture, asking
-from runners.networks.sam_forward import Sam
+from runners.networks.sam.forward import Sam
 from runners.sam import PROVIDER
 from tests.models import sams
 from tests.models.test_sam import answered, assert_equal, by_prompt, of_every_kind, picture

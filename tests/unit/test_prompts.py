@@ -32,7 +32,7 @@ from runners.inputs.prompts import (
     masks_of,
 )
 from runners.inputs.regions import without_small
-from runners.networks.sam_cache import Encoded, EncodedPictures
+from runners.networks.sam.cache import Encoded, EncodedPictures
 from runners.payload import Parcel
 
 label: Any = measure.label

@@ -12,8 +12,8 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassificat
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed
 from runners.networks import exhaustion
-from runners.networks.hf_config import files
-from runners.networks.hf_weights import fill, fitted
+from runners.networks.hf.config import files
+from runners.networks.hf.weights import fill, fitted
 from runners.networks.json_files import Json
 from runners.networks.linears import pack_linears
 from runners.networks.pixels import DTYPES

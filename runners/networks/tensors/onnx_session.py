@@ -21,7 +21,7 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory, SchemaMismatch
 from runners.inputs.schema import Schema
 from runners.networks.exhaustion import is_out_of_memory
-from runners.networks.tensor_batches import TensorBatches, first_line
+from runners.networks.tensors.batches import TensorBatches, first_line
 from runners.payload import Parcel
 from runners.provider import Tell
 

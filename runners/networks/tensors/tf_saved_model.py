@@ -15,7 +15,7 @@ from modelmora.domain.models import ModelSpec
 from modelmora.domain.tensors import Axis, DType, TensorSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed
 from runners.inputs.schema import NO_SHAPE, Own
-from runners.networks.protobuf_fields import integer, mapped, messages, text, texts
+from runners.networks.tensors.protobuf_fields import integer, mapped, messages, text, texts
 
 FILE = "saved_model.pb"
 USUAL_SIGNATURE = "serving_default"

@@ -13,7 +13,7 @@ from modelmora.domain.models import ModelSpec
 from modelmora.domain.tensors import Axis, DType, TensorSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed
 from runners.inputs.schema import NO_SHAPE, Own
-from runners.networks.protobuf_fields import integer, mapped, messages, text
+from runners.networks.tensors.protobuf_fields import integer, mapped, messages, text
 
 _DTYPES: dict[int, DType] = {
     1: "float32",

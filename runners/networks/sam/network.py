@@ -22,10 +22,10 @@ from modelmora.errors import ModelLoadFailed
 from runners.networks import exhaustion
 from runners.networks.cores import use_threads
 from runners.networks.linears import pack_linears
-from runners.networks.sam_attention import slim
-from runners.networks.sam_config import SamConfig
-from runners.networks.sam_forward import Sam
-from runners.networks.sam_weights import Shape, find_weights, renamed, shape_of
+from runners.networks.sam.attention import slim
+from runners.networks.sam.config import SamConfig
+from runners.networks.sam.forward import Sam
+from runners.networks.sam.weights import Shape, find_weights, renamed, shape_of
 from runners.networks.transfer import settle
 from runners.networks.weights import Uninitialised, Weights, copy_weights, read_weights, refuse_misfits
 from runners.provider import Tell

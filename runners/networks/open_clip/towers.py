@@ -13,9 +13,9 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.preprocess import Preprocess
 from modelmora.errors import ModelLoadFailed
 from runners.engines.towers import Towers
-from runners.networks.open_clip_config import Config
-from runners.networks.open_clip_network import build
-from runners.networks.open_clip_weights import find_weights, put_weights
+from runners.networks.open_clip.config import Config
+from runners.networks.open_clip.network import build
+from runners.networks.open_clip.weights import find_weights, put_weights
 from runners.networks.weights import read_weights
 
 

@@ -23,8 +23,8 @@ from runners.networks.attention import straighten
 from runners.networks.cores import use_threads
 from runners.networks.layers import telling
 from runners.networks.linears import pack, packed_bytes
-from runners.networks.open_clip_config import CLIP_VOCABULARY, Config, tokenizer_arguments
-from runners.networks.open_clip_weights import find_weights, put_weights
+from runners.networks.open_clip.config import CLIP_VOCABULARY, Config, tokenizer_arguments
+from runners.networks.open_clip.weights import find_weights, put_weights
 from runners.networks.pixels import DTYPES, Pixels
 from runners.networks.transfer import Transfer, settle, transfer_to
 from runners.networks.weights import Uninitialised, read_weights

@@ -21,8 +21,8 @@ from runners.networks import exhaustion
 from runners.networks.cores import use_threads
 from runners.networks.layers import telling
 from runners.networks.linears import packed_bytes
-from runners.networks.sam_cache import Encoded, EncodedPictures
-from runners.networks.sam_masks import full_size, measures, run_lengths, stability
+from runners.networks.sam.cache import Encoded, EncodedPictures
+from runners.networks.sam.masks import full_size, measures, run_lengths, stability
 from runners.payload import Parcel
 
 if TYPE_CHECKING:

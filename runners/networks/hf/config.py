@@ -9,12 +9,12 @@ from modelmora.domain.description import Scoring
 from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed
-from runners.networks import hf_processor
+from runners.networks.hf import processor
 from runners.networks.json_files import Json, read_json
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-LAYOUT = Layout(CONFIG, WEIGHTS, (hf_processor.FILE,))
+LAYOUT = Layout(CONFIG, WEIGHTS, (processor.FILE,))
 """What save_pretrained writes of a model and its image processor."""
 
 
@@ -104,5 +104,5 @@ def files(spec: ModelSpec, folder: Path) -> tuple[Path, ...]:
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise ModelLoadFailed(f"{spec.key}: {folder.name} has neither {' nor '.join(WEIGHTS)}; put one there")
-    beside = (folder / name for name in (CONFIG, hf_processor.FILE))
+    beside = (folder / name for name in (CONFIG, processor.FILE))
     return (weights, *(file for file in beside if file.is_file()))

@@ -1,0 +1,1 @@
+"""Networks of open_clip_torch."""

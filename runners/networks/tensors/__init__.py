@@ -1,0 +1,1 @@
+"""Exported networks whose inputs and outputs are tensors: ONNX graphs, SavedModels."""
