@@ -7,6 +7,7 @@ only errors of `modelmora.errors`; foreign exceptions are translated in the adap
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -17,6 +18,10 @@ from modelmora.domain.inference import Call, Content, Embedded, Image, Inference
 from modelmora.domain.models import ModelRef, ModelSpec, ModelType, State, Task
 from modelmora.domain.outcome import Outcome
 from modelmora.domain.progress import Step
+from modelmora.domain.registry.audit import AuditEntry, Broken, Change
+from modelmora.domain.registry.entries import Model, ModelVersion
+from modelmora.domain.registry.lineage import Lineage, Node
+from modelmora.domain.registry.pages import AuditQuery, ModelQuery, Page, VersionQuery
 from modelmora.domain.segmentation import Everything, MaskOptions, Prompt, Segmented
 from modelmora.domain.tensors import Tensor
 
@@ -44,6 +49,14 @@ class Embedder(Protocol):
         An item whose deadline passes fails with `deadline_exceeded`; a cancelled caller's items are
         dropped before compute. `watch` costs messages; without it progress costs nothing.
         """
+        ...
+
+
+class Capacity(Protocol):
+    """How many items may be under way at once."""
+
+    def permit(self, items: int) -> AbstractContextManager[None]:
+        """Room for so many until the block ends; raises Overloaded at once where there is none."""
         ...
 
 
@@ -245,6 +258,75 @@ class Footprints(Protocol):
         ...
 
     async def all(self) -> Sequence[Footprint]: ...
+
+
+class RegisteredModels(Protocol):
+    """Models by name. Each change keeps its entry of the audit in the same transaction: both or neither."""
+
+    async def add(self, model: Model, *, change: Change) -> None:
+        """Raises Conflict where the name is taken."""
+        ...
+
+    async def get(self, name_or_id: str) -> Model:
+        """Raises ModelNotFound."""
+        ...
+
+    async def find(self, query: ModelQuery) -> Page[Model]:
+        """Raises ValidationFailed for a cursor of another order."""
+        ...
+
+    async def change(self, model: Model, *, change: Change) -> None:
+        """Its `row` is one above that it was read with; the name stays. Raises PreconditionFailed where it was changed
+        meanwhile, ModelNotFound."""
+        ...
+
+    async def remove(self, model: Model, *, change: Change) -> None:
+        """As it was read; raises Conflict while it has versions, PreconditionFailed, ModelNotFound."""
+        ...
+
+
+class RegisteredVersions(Protocol):
+    """Versions of models; changes as in `RegisteredModels`."""
+
+    async def add(self, version: ModelVersion, *, change: Change) -> None:
+        """Raises Conflict where the model has the version already, ModelNotFound."""
+        ...
+
+    async def get(self, model: str, version: str) -> ModelVersion:
+        """Raises ModelNotFound, VersionNotFound."""
+        ...
+
+    async def find(self, query: VersionQuery) -> Page[ModelVersion]:
+        """Raises ValidationFailed for a cursor of another order."""
+        ...
+
+    async def change(self, version: ModelVersion, *, change: Change) -> None:
+        """As `RegisteredModels.change`; raises VersionNotFound for one that is gone."""
+        ...
+
+    async def remove(self, version: ModelVersion, *, change: Change) -> None:
+        """As it was read; raises PreconditionFailed, VersionNotFound. What was made of it still says so."""
+        ...
+
+
+class Lineages(Protocol):
+    """Where versions come from."""
+
+    async def around(self, node: Node) -> Lineage:
+        """All ancestors and descendants of the node, with the edges among them; empty where there are none."""
+        ...
+
+
+class AuditLog(Protocol):
+    """Every change of what is registered, in order; entries are never changed or removed."""
+
+    async def entries(self, query: AuditQuery) -> Page[AuditEntry]:
+        """Raises ValidationFailed for a cursor of another order."""
+        ...
+
+    async def broken(self) -> Broken | None:
+        """Where the chain breaks first; None where it holds up to the last entry that was written."""
+        ...
 
 
 class Leases(Protocol):

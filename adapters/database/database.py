@@ -8,16 +8,20 @@ from typing import Self
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.database.audit import AuditTable
 from adapters.database.clock import Clock
 from adapters.database.desired import DesiredModelsTable
 from adapters.database.engine import Transactions, create_engine, sqlite_file, translated
 from adapters.database.footprints import FootprintsTable
 from adapters.database.leases import LeasesTable
+from adapters.database.lineage import LineageTable
 from adapters.database.migrate import migrate
+from adapters.database.models import ModelsTable
+from adapters.database.versions import VersionsTable
 
 
 class Database:
-    """An open database; `desired`, `footprints` and `leases` are the ports."""
+    """An open database; its attributes are the ports."""
 
     def __init__(self, engine: AsyncEngine, *, clock: Clock | None = None) -> None:
         self._engine = engine
@@ -25,6 +29,10 @@ class Database:
         self.desired = DesiredModelsTable(self._transactions, clock=clock)
         self.footprints = FootprintsTable(self._transactions, clock=clock)
         self.leases = LeasesTable(self._transactions, clock=clock)
+        self.audit = AuditTable(self._transactions, clock=clock)
+        self.models = ModelsTable(self._transactions, self.audit)
+        self.versions = VersionsTable(self._transactions, self.audit)
+        self.lineage = LineageTable(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock | None = None) -> Self:

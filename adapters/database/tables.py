@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Dialect, MetaData, Table, Text, TypeDecorator
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -28,6 +41,10 @@ class Utc(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+SORTED = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that sorts byte by byte on every database, whatever language a server is set up for."""
 
 
 def _tenant() -> Column[str]:
@@ -68,3 +85,94 @@ leases = Table(
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", Utc, nullable=False),
 )
+
+models = Table(
+    "models",
+    metadata,
+    _tenant(),
+    Column("id", Text, primary_key=True),
+    Column("name", SORTED, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("current", Text, nullable=True, comment="the version that the bare name stands for"),
+    Column("created_at", Utc, nullable=False),
+    Column("changed_at", Utc, nullable=False),
+    Column("row", BigInteger, nullable=False, comment="counts the changes"),
+    UniqueConstraint("tenant", "name"),
+    Index("ix_models_created", "tenant", "created_at", "id"),
+    Index("ix_models_changed", "tenant", "changed_at", "id"),
+)
+
+model_tags = Table(
+    "model_tags",
+    metadata,
+    _tenant(),
+    Column("model_id", Text, primary_key=True),
+    Column("tag", SORTED, primary_key=True),
+    ForeignKeyConstraint(
+        ["tenant", "model_id"], ["models.tenant", "models.id"], name="fk_model_tags_model", ondelete="CASCADE"
+    ),
+    Index("ix_model_tags_tag", "tenant", "tag", "model_id"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _tenant(),
+    Column("id", Text, primary_key=True),
+    Column("model", SORTED, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("rank", SORTED, nullable=False, comment="sorts as semantic versions do"),
+    Column("state", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("artifact", Text, nullable=False, comment="its sha256"),
+    Column("content", Text, nullable=False, comment="the whole of it as JSON"),
+    Column("created_at", Utc, nullable=False),
+    Column("changed_at", Utc, nullable=False),
+    Column("row", BigInteger, nullable=False, comment="counts the changes"),
+    UniqueConstraint("tenant", "model", "version"),
+    ForeignKeyConstraint(["tenant", "model"], ["models.tenant", "models.name"], name="fk_versions_model"),
+    Index("ix_versions_rank", "tenant", "model", "rank"),
+    Index("ix_versions_created", "tenant", "created_at", "id"),
+    Index("ix_versions_changed", "tenant", "changed_at", "id"),
+    Index("ix_versions_artifact", "tenant", "artifact"),
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    _tenant(),
+    Column("child", Text, primary_key=True, comment="name@version"),
+    Column("kind", Text, primary_key=True),
+    Column("parent", Text, primary_key=True, comment="name@version, or a data set; it need not be registered"),
+    Index("ix_lineage_parent", "tenant", "kind", "parent"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _tenant(),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Utc, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("before", Text, nullable=True, comment="JSON"),
+    Column("after", Text, nullable=True, comment="JSON"),
+    Column("previous", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Index("ix_audit_subject", "tenant", "subject", "seq"),
+)
+"""Append-only: triggers of the migration refuse to change or delete its rows."""
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    _tenant(),
+    Column("seq", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+)
+"""The last entry of each chain: who appends locks it, and entries cut off the end show."""

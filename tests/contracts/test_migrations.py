@@ -18,7 +18,9 @@ from adapters.database.migrate import migrate, revert
 from adapters.database.tables import metadata
 from modelmora.errors import WrongState
 
-TABLES = {"desired_models", "footprints", "leases"}
+FIRST = {"desired_models", "footprints", "leases"}
+REGISTRY = {"models", "model_tags", "versions", "lineage", "audit", "audit_heads"}
+TABLES = FIRST | REGISTRY
 
 
 @pytest.fixture
@@ -44,6 +46,20 @@ async def test_from_empty_up_and_down_and_up_again(engine: AsyncEngine) -> None:
     assert await tables(engine) == TABLES
 
 
+async def test_from_the_earlier_head_up_and_back_with_what_was_in_it(engine: AsyncEngine) -> None:
+    await migrate(engine, to="0001")
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO desired_models VALUES ('t', 'a', '1.0.0', 'loaded', 7, '2030-01-01')")
+        )
+    await migrate(engine)
+    assert await tables(engine) == TABLES
+    await revert(engine, to="0001")
+    assert await tables(engine) == FIRST
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT generation FROM desired_models"))).scalar_one() == 7
+
+
 async def test_migrating_what_is_migrated_changes_nothing(engine: AsyncEngine) -> None:
     await migrate(engine)
     async with engine.begin() as connection:
@@ -67,14 +83,18 @@ async def test_the_history_ends_at_the_tables_as_declared(engine: AsyncEngine) -
 async def test_every_row_has_a_tenant_from_the_first_migration_on(engine: AsyncEngine) -> None:
     def tenants(connection: Connection) -> dict[str, tuple[bool, str]]:
         inspector: Inspector = inspect(connection)
-        columns = {name: {each["name"]: each for each in inspector.get_columns(name)} for name in TABLES}
+        there = inspector.get_table_names()
+        columns = {
+            name: {each["name"]: each for each in inspector.get_columns(name)} for name in TABLES if name in there
+        }
         return {name: (each["tenant"]["nullable"], str(each["tenant"]["default"])) for name, each in columns.items()}
 
-    await migrate(engine, to="0001")
-    async with engine.connect() as connection:
-        for nullable, default in (await connection.run_sync(tenants)).values():
-            assert not nullable
-            assert default.split("::")[0] == "'default'"
+    for revision in ("0001", "head"):
+        await migrate(engine, to=revision)
+        async with engine.connect() as connection:
+            for nullable, default in (await connection.run_sync(tenants)).values():
+                assert not nullable
+                assert default.split("::")[0] == "'default'"
 
 
 async def test_a_wish_that_is_neither_loaded_nor_unloaded_is_refused_by_the_table(engine: AsyncEngine) -> None:

@@ -1,0 +1,1 @@
+"""What is registered: models, their versions and artifacts, where they come from, and what may become of them."""
