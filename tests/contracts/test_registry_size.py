@@ -1,0 +1,99 @@
+"""A registry of ten thousand models with five versions each answers as a small one does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from statistics import quantiles
+
+import pytest
+from sqlalchemy import insert
+
+from adapters.database import Database
+from adapters.database.engine import Transactions, create_engine
+from adapters.database.models import _row as model_row
+from adapters.database.tables import model_tags, models, versions
+from adapters.database.versions import _row as version_row
+from modelmora.domain.registry.pages import ModelQuery, Paging, VersionQuery
+from modelmora.domain.registry.semver import SemVer, rank
+from tests.registered import a_model, a_version
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+MODELS, VERSIONS, STRIDE = 10_000, 5, 2_000
+LONGEST_MS = 50.0
+ASKED = 300
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url)
+    await fill(database_url)
+    yield database
+    await database.close()
+
+
+async def fill(url: str) -> None:
+    """Straight into the tables: registering is measured elsewhere."""
+    engine = create_engine(url)
+    for start in range(0, MODELS, STRIDE):
+        made = [a_model(f"m-{number}", second=number) for number in range(start, start + STRIDE)]
+        of = [
+            a_version(f"1.{minor}.0", model=model.name, second=5 * number + minor)
+            for number, model in enumerate(made, start)
+            for minor in range(VERSIONS)
+        ]
+        fixed = [
+            {"id": one.id, "model": one.model, "version": one.version, "rank": rank(SemVer(one.version))} for one in of
+        ]
+        async with Transactions(engine).write() as connection:
+            await connection.execute(insert(models), [dict(model_row(one)) for one in made])
+            tagged = [{"model_id": one.id, "tag": f"t-{number % 50}"} for number, one in enumerate(made, start)]
+            await connection.execute(insert(model_tags), tagged)
+            rows = [
+                {**keys, **version_row(one), "created_at": one.created_at} for keys, one in zip(fixed, of, strict=True)
+            ]
+            await connection.execute(insert(versions), rows)
+    await engine.dispose()
+
+
+async def p99_ms(ask: Callable[[int], Awaitable[object]]) -> float:
+    """Of `ASKED` questions, one after the other."""
+    times: list[float] = []
+    for number in range(ASKED):
+        begun = time.perf_counter()
+        await ask(number)
+        times.append((time.perf_counter() - begun) * 1e3)
+    return quantiles(times, n=100)[-1]
+
+
+async def test_list_and_get_take_less_than_50_ms(
+    database: Database, record_property: Callable[[str, object], None]
+) -> None:
+    cursors: list[str | None] = [None]
+    while len(cursors) < 100:
+        page = await database.models.find(ModelQuery(page=Paging(limit=100, cursor=cursors[-1])))
+        cursors.append(page.next_cursor)
+
+    def page_of(number: int) -> Paging:
+        return Paging(limit=50, cursor=cursors[number % len(cursors)])
+
+    by_tag = ModelQuery(tag="t-7", page=Paging(limit=50))
+    latest = VersionQuery(page=Paging(limit=50, descending=True))
+    found = {
+        "get a model": await p99_ms(lambda n: database.models.get(f"m-{n * 31 % MODELS}")),
+        "get a version": await p99_ms(lambda n: database.versions.get(f"m-{n * 31 % MODELS}", "1.3.0")),
+        "list models": await p99_ms(lambda n: database.models.find(ModelQuery(page=page_of(n)))),
+        "list models of a tag": await p99_ms(lambda n: database.models.find(by_tag)),
+        "list the latest models": await p99_ms(
+            lambda n: database.models.find(replace(by_tag, tag=None, order="created_at"))
+        ),
+        "list a model's versions": await p99_ms(
+            lambda n: database.versions.find(VersionQuery(model=f"m-{n * 31 % MODELS}", order="version"))
+        ),
+        "list the latest versions": await p99_ms(lambda n: database.versions.find(latest)),
+    }
+    for name, ms in found.items():
+        record_property(name, round(ms, 1))
+    assert {name: ms for name, ms in found.items() if ms > LONGEST_MS} == {}, found
