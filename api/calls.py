@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Literal
 
 from modelmora.domain.inference import Call, Priority
-from modelmora.errors import ValidationFailed
+from modelmora.errors import DeadlineExceeded, ValidationFailed
 from modelmora.usecases.admission import Limits
 
 REQUEST_ID = "x-request-id"
 TIMEOUT = "x-modelmora-timeout-ms"
 PRIORITY = "x-modelmora-priority"
+LAST_WORDS_S = 1.0
+"""So long after its deadline a stream may still say what the deadline did to its items."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -55,6 +60,22 @@ def read_call(
         truncate=truncate,
         face=face,
     )
+
+
+@asynccontextmanager
+async def within(until: float) -> AsyncIterator[None]:
+    """A block that a caller who does not read would hold up: ends at `until` (on `time.monotonic()`).
+
+    Raises DeadlineExceeded.
+    """
+    timer = asyncio.timeout(None if math.isinf(until) else max(0.0, until - time.monotonic()))
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded("the answers were not read within the deadline") from None
 
 
 def _timeout_s(headers: Mapping[str, str], limits: Limits, stream: bool) -> float:

@@ -23,6 +23,7 @@ from modelmora.errors import InternalError, ModelMoraError, Overloaded
 from runners.batching.compute import Ran, run_batch
 from runners.batching.jobs import Computed, Job, JobQueue, Key
 from runners.batching.lanes import ComputeLanes, Hung, Patience
+from runners.batching.sittings import Sittings
 from runners.batching.suspects import Suspects
 from runners.capabilities import Given, forward
 from runners.payload import Payload, rows_of
@@ -67,6 +68,7 @@ class Batcher:
         self._batches: set[asyncio.Task[None]] = set()
         self._fits: dict[Key, int] = {}
         self._suspects = Suspects()
+        self._sittings = Sittings(self._queues, pool.peek)
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -77,11 +79,13 @@ class Batcher:
         if self._closed:
             return job.finish(Failed(_leaving()))
         job.alone = job.alone or self._suspects.known(job.spec.key, job.payload)
-        queue = self._queue(job)
-        if queue.waiting() >= job.spec.batching.queue:
+        key, queue = job.key, self._queue(job)
+        waiting = self._sittings.waiting(key, queue)
+        if waiting >= job.spec.batching.queue:
             telemetry.count_overload(job.spec, job.task)
-            return job.finish(Failed(self._full(queue)))
+            return job.finish(Failed(_full(queue, waiting)))
         queue.put(job)
+        self._sittings.joined(key, queue, job)
         if job.tell is not None:
             job.tell(Step("queued"))
         self._pump_soon()
@@ -156,12 +160,6 @@ class Batcher:
         size = declared if loaded is None else loaded.description.max_batch
         queue.max_batch = 1 if key[3] else min(size, self._fits.get(key, size))
 
-    def _full(self, queue: JobQueue) -> Overloaded:
-        batches = queue.waiting() / queue.max_batch
-        wait = queue.predict(queue.max_batch) * batches
-        said = f"{queue.spec.key}: {queue.waiting()} items are waiting"
-        return Overloaded(said, retry_after_s=max(1.0, wait))
-
     def _pump_soon(self) -> None:
         """One look at the queues for everything that happens in one turn of the loop."""
         if not self._pumping and not self._closed:
@@ -186,11 +184,12 @@ class Batcher:
 
     def _start_next(self, now: float) -> float | None:
         """Starts one batch and returns None, or returns the next moment to look again."""
-        lanes = self._lanes.facts(self.queued())
+        held = self._sittings.held()
+        lanes = self._lanes.facts(self.queued() - sum(self._queues[key].waiting() for key in held))
         due: list[tuple[Key, Run]] = []
-        wake = float("inf")
+        wake = min(held.values(), default=float("inf"))
         for key, queue in self._queues.items():
-            if not queue.waiting() or self._must_wait(key) or not self._in_memory(key, queue):
+            if not queue.waiting() or key in held or self._must_wait(key) or not self._in_memory(key, queue):
                 wake = min(wake, queue.next_deadline())
                 continue
             match decide(queue.facts(now), lanes, now):
@@ -223,6 +222,7 @@ class Batcher:
         jobs = queue.take(run.count)
         queue.passed_over = 0
         queue.running += 1
+        self._sittings.reserve(key, queue)
         self._lanes.take(len(jobs))
         task = asyncio.create_task(self._batch(key, queue, jobs, run.threads))
         self._batches.add(task)
@@ -244,6 +244,7 @@ class Batcher:
             _fail(jobs, InternalError(f"{queue.spec.key}: {type(cause).__name__} in the runner; see its log"))
         finally:
             queue.running -= 1
+            self._sittings.release(key, queue)
             self._lanes.give(len(jobs))
             self._pump_soon()
 
@@ -341,8 +342,13 @@ class Batcher:
                 queue.shown = queue.waiting()
             if queue.waiting() or queue.running or key in self._fetching:
                 queue.idle_since = now
-            elif now - queue.idle_since > IDLE_QUEUE_S:
-                del self._queues[key]
+            elif now - queue.unused_since > min(queue.idle_s, IDLE_QUEUE_S):
+                self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        del self._queues[key]
+        if key[1] == "segment":  # a queue of every picture that ever was, else
+            self._fits.pop(key, None)
 
 
 async def _uncut(work: Coroutine[Any, Any, T]) -> T:
@@ -372,6 +378,11 @@ def _teller(jobs: Sequence[Job]) -> Tell | None:
 
     tell_all(Step("inference"))
     return told
+
+
+def _full(queue: JobQueue, waiting: int) -> Overloaded:
+    wait = queue.predict(queue.max_batch) * waiting / queue.max_batch
+    return Overloaded(f"{queue.spec.key}: {waiting} items are waiting", retry_after_s=max(1.0, wait))
 
 
 def _fail(jobs: Sequence[Job], error: ModelMoraError) -> None:

@@ -83,10 +83,11 @@ def _not_finite(loaded: Loaded, what: str) -> Failed:
 
 def kin(task: Task, payload: Payload) -> Hashable:
     """Inputs of equal kin may share a batch: arrays that differ in the last axis at most (raw bytes of any length),
-    tensors that differ in their rows, pictures to segment of any size: those that may have to be encoded, which takes
-    long, are not reckoned with those that were."""
+    tensors that differ in their rows, questions about one picture to segment: those that bring it, since it may have to
+    be encoded, which takes long, and those that do not."""
     if not isinstance(payload, Parcel):
         return payload.shape[:-1]
     if task == "segment":
-        return "pixels" in payload.tensors
+        digest = payload.tensors.get("digest")
+        return b"" if digest is None else digest.tobytes(), "pixels" in payload.tensors
     return tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(payload.tensors.items()))

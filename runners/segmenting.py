@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING
 
 from modelmora.domain.capability import cannot
 from modelmora.domain.inference import Call, Image, Timings
 from modelmora.domain.models import ModelSpec
-from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
+from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.progress import Step
 from modelmora.domain.segmentation import (
     Everything,
@@ -24,25 +22,15 @@ from modelmora.domain.segmentation import (
     check,
     check_inside,
 )
-from modelmora.errors import InternalError, LimitExceeded, OutOfMemory, ValidationFailed
+from modelmora.errors import InternalError, ValidationFailed
 from modelmora.ports import Watch
+from runners.everything import Allowance, everything
 from runners.hop.errands import Errand, Errands
-from runners.hop.sitting import Answered, Sitting, in_window
-from runners.inputs import everything
-from runners.inputs.prompts import asking, asking_for_everything, check_mask
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-TOGETHER = 8
-"""Prompts sent together: few enough that masks come soon, enough that the hop costs nothing beside them."""
+from runners.hop.sitting import TOGETHER, Sitting, in_window
+from runners.inputs.prompts import asking, check_mask, masks_of
 
 KNOWN = 4_096
 """Pictures whose size is remembered, and that a runner may know as well."""
-
-EVERYTHING_BYTES = 128 * 2**20
-"""That the masks of everything may take before the doubles among them are left out."""
 
 
 class RunnerSegmenter:
@@ -51,6 +39,7 @@ class RunnerSegmenter:
     def __init__(self, errands: Errands) -> None:
         self._errands = errands
         self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._allowance = Allowance()
 
     async def segment(
         self,
@@ -75,7 +64,7 @@ class RunnerSegmenter:
             if hopeless:
                 return
             if isinstance(asked, Everything):
-                parts = self._everything(sitting, asked, options, watch)
+                parts = everything(sitting, asked, self._allowance, logits=options.logits, watch=watch)
             else:
                 good = {index: prompt for index, prompt in enumerate(asked) if index not in refused}
                 parts = self._prompted(sitting, good, options, watch)
@@ -102,16 +91,17 @@ class RunnerSegmenter:
             except ValidationFailed as error:
                 del inside[index]
                 yield index, Failed(error)
-        works = [partial(self._some, sitting, some, options, watch) for some in _shares(inside)]
+        shares = list(_shares(inside))
+        works = [partial(self._some, sitting, some, options, watch, more=some is not shares[-1]) for some in shares]
         async with aclosing(in_window(works, first_alone=sitting.fresh)) as answers:
             async for answer in answers:
                 for one in answer:
                     yield one
 
     async def _some(
-        self, sitting: Sitting, prompts: Mapping[int, Prompt], options: MaskOptions, watch: Watch | None
+        self, sitting: Sitting, prompts: Mapping[int, Prompt], options: MaskOptions, watch: Watch | None, *, more: bool
     ) -> list[tuple[int, Outcome[Segmented]]]:
-        """A few prompts together; one by one where the memory is too small for that."""
+        """A few prompts together; `more` follow."""
 
         def told(step: Step) -> None:
             for index in prompts:
@@ -119,44 +109,13 @@ class RunnerSegmenter:
                     watch(index, step)
 
         given = list(prompts.values())
-        outcome = await sitting.ask(lambda picture: asking(picture, given, options), told if watch else None)
-        if isinstance(outcome, Ok):
-            return [(index, _segmented(sitting, outcome.value, place)) for place, index in enumerate(prompts)]
-        if isinstance(outcome.error, OutOfMemory) and len(prompts) > 1:
-            alone = [await self._some(sitting, {index: one}, options, watch) for index, one in prompts.items()]
-            return [one for each in alone for one in each]
-        return [(index, outcome) for index in prompts]
-
-    async def _everything(
-        self, sitting: Sitting, asked: Everything, options: MaskOptions, watch: Watch | None
-    ) -> AsyncGenerator[tuple[int, Outcome[Segmented]], None]:
-        """Raises what a part of the grid fails with; a picture without masks gives one answer that has none."""
-        height, width = sitting.size
-        grid = everything.grid(asked.points_per_side, height=height, width=width)
-        shares = [grid[start : start + TOGETHER] for start in range(0, len(grid), TOGETHER)]
-        works = [partial(self._share, sitting, place, share, asked, options) for place, share in enumerate(shares)]
-        answers, taken = dict[int, Answered](), 0
-        async with aclosing(in_window(works, first_alone=sitting.fresh)) as done:
-            async for place, answer in done:
-                answers[place], taken = answer, taken + sum(_bytes_of(mask) for _, mask in answer.masks)
-                _check_room(taken)
-                if watch is not None:
-                    watch(0, Step("inference", len(answers), len(shares)))
-        masks = [mask for place in sorted(answers) for _, mask in answers[place].masks]
-        choose = partial(everything.chosen, masks, min_area=asked.min_area, height=height, width=width)
-        chosen = await self._errands.in_thread(choose)
-        timings = _together([answer.timings for answer in answers.values()])
-        for index, each in enumerate([(mask,) for mask in chosen] or [()]):
-            yield index, Ok(Segmented(masks=each, height=height, width=width, timings=timings))
-
-    async def _share(
-        self, sitting: Sitting, place: int, points: NDArray[np.float64], asked: Everything, options: MaskOptions
-    ) -> tuple[int, Answered]:
-        """The good masks of a few points of the grid."""
-        outcome = await sitting.ask(
-            lambda picture: asking_for_everything(picture, points, asked, logits=options.logits), None
-        )
-        return place, unwrap(outcome)
+        ask = partial(asking, prompts=given, options=options)
+        outcome = await sitting.ask(ask, more=more, watch=told if watch else None)
+        if isinstance(outcome, Failed):
+            return [(index, outcome) for index in prompts]
+        answer, timings = outcome.value
+        masks = masks_of(answer)
+        return [(index, _segmented(sitting, masks, place, timings)) for place, index in enumerate(prompts)]
 
 
 def _refused(prompts: Sequence[Prompt]) -> dict[int, ValidationFailed]:
@@ -178,31 +137,12 @@ def _shares(prompts: Mapping[int, Prompt]) -> Iterator[dict[int, Prompt]]:
         yield {index: prompts[index] for index in indices[start : start + size]}
 
 
-def _segmented(sitting: Sitting, answer: Answered, place: int) -> Outcome[Segmented]:
+def _segmented(sitting: Sitting, masks: Sequence[tuple[int, Mask]], place: int, timings: Timings) -> Outcome[Segmented]:
     """The masks of the prompt at `place`, the best first."""
-    own: list[Mask] = [mask for prompt, mask in answer.masks if prompt == place]
+    own = [mask for prompt, mask in masks if prompt == place]
     if not own:
         said = f"{sitting.errand.model.key} gave masks that are not finite for this prompt"
         return Failed(InternalError(said))
     own.sort(key=lambda mask: -mask.score)
     height, width = sitting.size
-    return Ok(Segmented(masks=tuple(own), height=height, width=width, timings=answer.timings))
-
-
-def _together(timings: Sequence[Timings]) -> Timings:
-    """Of what was computed one after the other."""
-    slowest = max(timings, key=lambda each: each.queue_ms)
-    return replace(slowest, inference_ms=sum(each.inference_ms for each in timings))
-
-
-def _bytes_of(mask: Mask) -> int:
-    return len(mask.counts) + (len(mask.logits.data) if mask.logits else 0)
-
-
-def _check_room(taken: int) -> None:
-    if taken > EVERYTHING_BYTES:
-        raise LimitExceeded(
-            "there are too many masks in this picture; ask for a higher min_score or min_stability, or without logits",
-            field="everything",
-            found=f"more than {EVERYTHING_BYTES} bytes",
-        )
+    return Ok(Segmented(masks=tuple(own), height=height, width=width, timings=timings))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from math import prod
 from typing import TypeVar
 
-from api import masks, render
+from api import calls, masks, render
 from api.grpc.messages import call_of, request_id_of
 from api.grpc.statuses import Context, answer, sent
 from api.masks import Format
@@ -62,7 +63,7 @@ class SegmentServicer(inference_pb2_grpc.ModelInferenceServicer):
             image = Ok(Image(request.image))
             done = self._application.segment(request.model or None, image, asked, options=options, call=call)
             total_ms, timings = 0.0, Timings()
-            async with aclosing(done.parts):
+            async with aclosing(done.parts), calls.within(call.deadline + calls.LAST_WORDS_S):
                 async for part in done.parts:
                     await sent(context.write(await _response(request, part, done.model, format_)))
                     total_ms = part.total_ms
@@ -147,7 +148,14 @@ def _earlier(mask: types_pb2.Vector, field: str) -> Tensor:
         raise ValidationFailed(
             "an earlier mask is float32", field=f"{field}.dtype", found=str(mask.dtype), expected="DTYPE_FLOAT32"
         )
-    return Tensor(dtype="float32", shape=tuple(mask.shape), data=mask.data)
+    if len(mask.shape) != 2:
+        found = f"{len(mask.shape)} axes"
+        raise ValidationFailed("an earlier mask has two axes", field=f"{field}.shape", found=found, expected="2 axes")
+    shape, size = tuple(mask.shape), len(mask.data)
+    if size != 4 * prod(shape):
+        said, expected = "an earlier mask has 4 bytes a pixel", f"{4 * prod(shape)} bytes for {shape[0]}x{shape[1]}"
+        raise ValidationFailed(said, field=f"{field}.data", found=f"{size} bytes", expected=expected)
+    return Tensor(dtype="float32", shape=shape, data=mask.data)
 
 
 def _format(request: pb.SegmentRequest) -> Format:

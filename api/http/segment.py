@@ -63,7 +63,7 @@ def segment_routes(core: Core) -> list[HotRoute]:
         ref = field(form, "model") or None
         done = application.segment(ref, _only(pictures), wanted.asked, options=wanted.options, call=call)
         if MEDIA_TYPE in request.headers.get("accept", ""):
-            return Lines(_lines(done, wanted))
+            return Lines(_lines(done, wanted), deadline=call.deadline)
         async with Present(request.receive, rounds):
             return await _collected(done, wanted)
 

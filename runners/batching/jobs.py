@@ -85,6 +85,7 @@ class JobQueue:
         self.expected = 0
         self.free_since = time.monotonic()
         self.idle_since = self.free_since
+        self.idle_s = 0.0
         self.running = 0
         self.passed_over = 0
         self.shown = 0
@@ -107,6 +108,11 @@ class JobQueue:
         """Its caller left: it counts no more, and is passed over when its turn comes."""
         self._live[job.bulk] -= job.rows
         job.queue = None
+
+    @property
+    def unused_since(self) -> float:
+        """Since when nothing waits or runs, where nothing does."""
+        return max(self.idle_since, self.free_since)
 
     def waiting(self) -> int:
         """Rows of the jobs whose callers are still there."""
@@ -159,17 +165,17 @@ class JobQueue:
         jobs += self._pop(not bulk_first, share[not bulk_first], beside=bool(jobs))
         passed_over = self._live[True] > 0 and not any(job.bulk for job in jobs)
         self._overtaken = self._overtaken + 1 if passed_over else 0
-        self._first_deadline = min((job.deadline for job in self._all()), default=float("inf"))
+        self._first_deadline = min((job.deadline for job in self.jobs()), default=float("inf"))
         return jobs
 
     def expire(self, now: float) -> None:
         """Answers those whose time is over."""
         if self._first_deadline <= now:
-            for job in list(self._all()):
+            for job in list(self.jobs()):
                 if job.deadline <= now:
                     self.forget(job)
                     job.finish(Failed(DeadlineExceeded("the deadline passed before the item was computed")))
-            self._first_deadline = min((job.deadline for job in self._all()), default=float("inf"))
+            self._first_deadline = min((job.deadline for job in self.jobs()), default=float("inf"))
 
     def next_deadline(self) -> float:
         """The earliest of those who wait."""
@@ -182,11 +188,12 @@ class JobQueue:
 
     def tell(self, step: Step) -> None:
         """Those who asked how far they are."""
-        for job in self._all():
+        for job in self.jobs():
             if job.tell is not None:
                 job.tell(step)
 
-    def _all(self) -> list[Job]:
+    def jobs(self) -> list[Job]:
+        """Those whose callers are still there."""
         return [job for lane in self._lanes.values() for job in lane if not job.gone]
 
     def _head(self, lane: deque[Job]) -> Job | None:

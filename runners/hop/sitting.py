@@ -7,19 +7,19 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from modelmora.domain.inference import Image, Timings
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.preprocess import Preprocess
 from modelmora.domain.progress import Step
-from modelmora.domain.segmentation import Mask
+from modelmora.errors import ArtifactCorrupt, DeadlineExceeded, ModelLoadFailed, ModelMoraError, OutOfMemory
 from modelmora.proto import runner_pb2 as pb
 from runners.hop import wire
 from runners.hop.errands import Errand, Errands
-from runners.inputs.prompts import Picture, is_unknown, masks_of
+from runners.inputs.prompts import Picture, is_unknown
 from runners.payload import Answer, Parcel
 from runners.preprocess import prepare_sized
 
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
 WINDOW = 2
 """Questions under way at once: while one is on its way the next is computed."""
 
+TOGETHER = 8
+"""Prompts sent together: few enough that masks come soon, enough that the hop costs nothing beside them."""
+
 MASK_SHARE = 4
 """The small masks' side is a quarter of the scaled picture's."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """Masks, each with the place of its prompt among those that were asked, and what they cost."""
-
-    masks: Sequence[tuple[int, Mask]]
-    timings: Timings
+Asking: TypeAlias = Callable[[Picture], Parcel]
 
 
 class Sitting:
-    """A picture from its first question to its last. `fresh`: no runner is thought to know it."""
+    """A picture from its first question to its last. `fresh`: no runner is thought to know it.
+
+    Once an error says that it is about the picture or the model, every other question has it for an answer.
+    """
 
     def __init__(self, errands: Errands, errand: Errand, image: Image, how: Preprocess) -> None:
         self.errand = errand
@@ -60,6 +59,7 @@ class Sitting:
         self._decoding = asyncio.Lock()
         self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._preprocess_ms = 0.0
+        self._over: ModelMoraError | None = None
 
     async def begin(self, known: OrderedDict[bytes, tuple[int, int]]) -> None:
         """Learns its size: from `known`, by digest, or by decoding it. Raises what is wrong with the picture."""
@@ -71,24 +71,42 @@ class Sitting:
         else:
             await self._decoded()
 
-    async def ask(self, asking: Callable[[Picture], Parcel], watch: Callable[[Step], None] | None) -> Outcome[Answered]:
-        """With the pixels at first, and again where the runner does not know them (any more)."""
-        outcome = await self._send(asking, await self._decoded() if self.fresh else None, watch)
+    async def ask(
+        self, asking: Asking, *, more: bool = False, watch: Callable[[Step], None] | None = None
+    ) -> Outcome[tuple[Parcel, Timings]]:
+        """With the pixels at first, and again where the runner does not know them (any more).
+
+        `more`: further questions follow, for which the runner is to keep the picture.
+        """
+        if self._over is not None:
+            return Failed(self._over)
+        outcome = await self._send(asking, await self._decoded() if self.fresh else None, more, watch)
         if isinstance(outcome, Ok) and is_unknown(_parcel(outcome.value)):
-            outcome = await self._send(asking, await self._decoded(), watch)
+            outcome = await self._send(asking, await self._decoded(), more, watch)
         if isinstance(outcome, Failed):
+            if _concerns_all(outcome.error):
+                self._over = outcome.error
             return outcome
         self._known[self._digest], self.fresh = self.size, False
-        timings = replace(outcome.value.timings, preprocess_ms=self._preprocess_ms)
-        return Ok(Answered(masks=masks_of(_parcel(outcome.value)), timings=timings))
+        return Ok((_parcel(outcome.value), replace(outcome.value.timings, preprocess_ms=self._preprocess_ms)))
+
+    async def in_turn(self, work: Callable[[], T]) -> T:
+        """In the decode threads; raises DeadlineExceeded at the sitting's, when the work has not begun or not ended."""
+        call = self.errand.call
+        try:
+            async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
+                return await self._errands.in_turn(call.priority == "bulk", work)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the masks were looked through") from None
 
     async def _send(
         self,
-        asking: Callable[[Picture], Parcel],
+        asking: Asking,
         pixels: NDArray[np.uint8] | None,
+        more: bool,
         watch: Callable[[Step], None] | None,
     ) -> Outcome[Answer]:
-        picture = Picture(digest=self._digest, size=self.size, pixels=pixels)
+        picture = Picture(digest=self._digest, size=self.size, pixels=pixels, more=more)
 
         async def prepare(work: pb.Work) -> None:
             work.parcel.CopyFrom(wire.parcel_to_wire(asking(picture)))
@@ -140,6 +158,12 @@ async def in_window(
 
 async def _run(work: Callable[[], Awaitable[T]]) -> T:
     return await work()
+
+
+def _concerns_all(error: ModelMoraError) -> bool:
+    """Whether every question about this picture would fail so, each after loading or encoding again."""
+    broken = isinstance(error, OutOfMemory | ModelLoadFailed | ArtifactCorrupt) and error.field != "prompts"
+    return broken or error.field == "image"
 
 
 def _parcel(answer: Answer) -> Parcel:

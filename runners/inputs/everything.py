@@ -6,7 +6,7 @@ asked for a few points at a time, so that other callers are served in between an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +32,25 @@ def grid(points_per_side: int, *, height: int, width: int) -> NDArray[np.float64
     return points
 
 
-def chosen(masks: Sequence[Mask], *, min_area: int, height: int, width: int) -> list[Mask]:
-    """The masks without doubles and, with `min_area`, without small parts and holes; the best first."""
-    kept = [masks[place] for place in apart(masks, [mask.score for mask in masks])]
+def choosing(
+    masks: Sequence[Mask], *, min_area: int, height: int, width: int
+) -> Generator[None, None, list[tuple[int, Mask]]]:
+    """The masks without doubles and, with `min_area`, without small parts and holes; the best first, with their places.
+
+    Pauses after every piece of work: a mask of a large picture is one.
+    """
+    kept = apart(masks, [mask.score for mask in masks])
+    chosen = [masks[place] for place in kept]
     if min_area:
-        cleaned = [_cleaned(mask, min_area, height, width) for mask in kept]
+        for row, mask in enumerate(chosen):
+            yield
+            chosen[row] = _cleaned(mask, min_area, height, width)
+        yield
         # Those that were clean before are preferred, as `postprocess_small_regions` does it.
-        untouched = [float(one.counts == mask.counts) for one, mask in zip(cleaned, kept, strict=True)]
-        kept = [cleaned[place] for place in apart(cleaned, untouched)]
-    return sorted(kept, key=lambda mask: -mask.score)
+        untouched = [float(one.counts == masks[place].counts) for one, place in zip(chosen, kept, strict=True)]
+        rows = apart(chosen, untouched)
+        kept, chosen = [kept[row] for row in rows], [chosen[row] for row in rows]
+    return sorted(zip(kept, chosen, strict=True), key=lambda placed: -placed[1].score)
 
 
 def apart(masks: Sequence[Mask], ranks: Sequence[float]) -> list[int]:

@@ -4,10 +4,13 @@ Asked: `digest` (32,) of the picture and how it is prepared (empty: not to be ke
 `pixels` uint8 (h, w, 3) of the scaled picture unless the model is thought to know it; `points` (prompts, n, 2) and
 `boxes` (prompts, 4) in the picture's own pixels, `labels` (prompts, n) as segment_anything has them (ABSENT where a
 prompt has fewer points, NaN in the boxes of those that have none), `masks` (m, h, w) of the prompts `masked` (m,).
-Options: `multimask` for each prompt, `logits`, and `everything` with the thresholds that masks have to pass.
+Of masks found before, `which` (prompts,) of their prompt's masks they were, where only their logits are asked for.
+Options: `multimask` for each prompt, `logits`, `more` where further questions about the picture follow, and of
+`everything` the thresholds that masks have to pass.
 
-Answered: for each mask its prompt (`of`), `counts`, `scores`, `areas`, `boxes`, and where they were asked for `logits`
-and `stability`; or the option `unknown`: the picture is not known (any more), it is to be sent with its pixels.
+Answered: for each mask its prompt (`of`), `counts`, `scores`, `areas`, `boxes`, and `logits` where they were asked for;
+of everything also `which` of the prompt's masks it is, and `stability`; to `which` only `of` and `logits`. Or the
+option `unknown`: the picture is not known (any more), it is to be sent with its pixels.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelmora.domain.segmentation import Box, Everything, Mask, MaskOptions, Prompt, wants_three
+from modelmora.domain.tensors import Tensor
 from modelmora.errors import ValidationFailed
 from runners.inputs.arrays import to_array, to_tensor
 from runners.payload import Parcel
@@ -36,11 +40,12 @@ LARGEST = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Which picture, its height and width, and its pixels where they are sent along."""
+    """Which picture, its height and width, its pixels where they are sent along, and whether `more` will be asked."""
 
     digest: bytes
     size: tuple[int, int]
     pixels: NDArray[np.uint8] | None = None
+    more: bool = False
 
 
 def asking(picture: Picture, prompts: Sequence[Prompt], options: MaskOptions) -> Parcel:
@@ -57,20 +62,20 @@ def asking(picture: Picture, prompts: Sequence[Prompt], options: MaskOptions) ->
         tensors["masks"] = np.stack([to_array(mask) for prompt in prompts if (mask := prompt.mask) is not None])
         tensors["masked"] = np.array(masked, dtype=np.int32)
     multimask = [wants_three(prompt, options) for prompt in prompts]
-    return Parcel(tensors=tensors, options={"multimask": multimask, "logits": options.logits})
+    return Parcel(tensors=tensors, options={"multimask": multimask, "logits": options.logits, **_more(picture)})
 
 
-def asking_for_everything(picture: Picture, grid: NDArray[np.float64], asked: Everything, *, logits: bool) -> Parcel:
+def asking_for_everything(picture: Picture, grid: NDArray[np.float64], asked: Everything) -> Parcel:
     """The good masks of some points (n, 2) of the grid."""
-    tensors = {
-        **_of_picture(picture),
-        "points": grid.reshape(-1, 1, 2),
-        "labels": np.full((len(grid), 1), FOREGROUND, dtype=np.int32),
-        "boxes": np.full((len(grid), 4), nan),
-    }
     thresholds = {"min_score": asked.min_score, "min_stability": asked.min_stability}
-    options = {"multimask": [True] * len(grid), "logits": logits, "everything": thresholds}
-    return Parcel(tensors=tensors, options=options)
+    options = {"multimask": [True] * len(grid), "logits": False, "everything": thresholds, **_more(picture)}
+    return Parcel(tensors=_at(picture, grid), options=options)
+
+
+def asking_for_logits(picture: Picture, points: NDArray[np.float64], which: Sequence[int]) -> Parcel:
+    """The logits of masks of everything, each by its point of the grid (n, 2) and which of the point's masks it is."""
+    tensors = {**_at(picture, points), "which": np.array(which, dtype=np.int32)}
+    return Parcel(tensors=tensors, options={"multimask": [True] * len(points), "logits": True, **_more(picture)})
 
 
 def is_unknown(answer: Parcel) -> bool:
@@ -98,6 +103,17 @@ def masks_of(answer: Parcel) -> list[tuple[int, Mask]]:
     ]
 
 
+def which_of(answer: Parcel) -> list[int]:
+    """Of each mask of everything, which of its point's masks it is."""
+    found: list[int] = answer.tensors["which"].tolist()
+    return found
+
+
+def logits_of(answer: Parcel) -> list[Tensor]:
+    """What `asking_for_logits` is answered, in the order asked."""
+    return [to_tensor(one) for one in answer.tensors["logits"]]
+
+
 def check_mask(prompt: Prompt, side: int, field: str) -> None:
     """Raises ValidationFailed unless an earlier mask is float32 (side, side) of numbers that logits could be."""
     mask = prompt.mask
@@ -118,6 +134,20 @@ def _of_picture(picture: Picture) -> dict[str, Any]:
         "size": np.array(picture.size, dtype=np.int32),
     }
     return tensors if picture.pixels is None else {**tensors, "pixels": picture.pixels}
+
+
+def _more(picture: Picture) -> dict[str, Any]:
+    return {"more": True} if picture.more else {}
+
+
+def _at(picture: Picture, points: NDArray[np.float64]) -> dict[str, Any]:
+    """A prompt for each point (n, 2)."""
+    return {
+        **_of_picture(picture),
+        "points": points.reshape(-1, 1, 2),
+        "labels": np.full((len(points), 1), FOREGROUND, dtype=np.int32),
+        "boxes": np.full((len(points), 4), nan),
+    }
 
 
 def _points(prompts: Sequence[Prompt]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

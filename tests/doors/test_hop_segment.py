@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -21,7 +23,7 @@ from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.progress import Step
 from modelmora.domain.segmentation import Box, Everything, MaskOptions, Point, Prompt, Segmented
 from modelmora.domain.tensors import Tensor
-from modelmora.errors import InvalidInput, LimitExceeded, OutOfMemory
+from modelmora.errors import InvalidInput, LimitExceeded
 from runners import segmenting
 from runners.hop import sitting
 from runners.host import RunnerHost
@@ -142,14 +144,24 @@ async def test_ten_prompts_are_one_encoding_and_the_next_request_is_none(
     assert {i: value(each).masks for i, each in first.items()} == {i: value(each).masks for i, each in again.items()}
 
 
-async def test_masks_come_before_the_last_prompt_is_done(segmenter: RunnerSegmenter) -> None:
+async def test_masks_come_before_the_last_prompt_is_done(hop: Hop, segmenter: RunnerSegmenter) -> None:
+    decoder, gate, begun = (await loaded_in(hop.hosts[0]))._network.mask_decoder, threading.Event(), list[None]()
+
+    def held(*_: Any) -> None:
+        begun.append(None)
+        assert len(begun) == 1 or gate.wait(30)
+
+    decoder.register_forward_pre_hook(held)
     parts = segmenter.segment(SPEC, PICTURE, PROMPTS, options=OPTIONS, call=call())
+    try:
+        async with aclosing(parts), asyncio.timeout(20):
+            first = [(await anext(parts))[0] for _ in range(7)]
+            gate.set()
+            rest = [index async for index, _ in parts]
+    finally:
+        gate.set()
 
-    async with aclosing(parts):
-        indices = [index async for index, _ in parts]
-
-    assert sorted(indices) == list(range(20))
-    assert set(indices[:7]) == set(range(7))
+    assert (first, sorted(rest)) == (list(range(7)), list(range(7, 20)))
 
 
 async def test_a_runner_that_has_forgotten_the_picture_gets_it_again(
@@ -165,14 +177,17 @@ async def test_a_runner_that_has_forgotten_the_picture_gets_it_again(
     assert {i: value(each).masks for i, each in first.items()} == {i: value(each).masks for i, each in again.items()}
 
 
-async def test_without_a_cache_every_part_brings_the_picture(tmp_path: Path, network: Any) -> None:
+async def test_without_a_cache_every_part_brings_the_picture(tmp_path: Path, network: Any, decoded: list[int]) -> None:
     spec = sams.spec(name="own", source="bundled:own", config={"cache": 0})
     sams.hub_like(tmp_path, network)
     async with Hop(tmp_path, spec) as hop:
-        await hop.host()
+        encoded = encodings(await loaded_in(await hop.host(), spec))
         parts = RunnerSegmenter(hop.errands).segment(spec, PICTURE, PROMPTS, options=OPTIONS, call=call())
 
-        assert sorted([index async for index, outcome in parts if isinstance(outcome, Ok)]) == list(range(20))
+        found = {index: outcome async for index, outcome in parts}
+
+    assert (sorted(found), errors(found)) == (list(range(20)), {})
+    assert (len(encoded), len(decoded)) == (3, 1)
 
 
 async def test_other_pictures_do_not_get_each_others_masks(segmenter: RunnerSegmenter, network: Any) -> None:
@@ -295,7 +310,7 @@ async def test_where_nothing_passes_one_answer_says_so(segmenter: RunnerSegmente
 
 
 async def test_everything_is_bounded_in_bytes(segmenter: RunnerSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmenting, "EVERYTHING_BYTES", 100)
+    monkeypatch.setattr("runners.everything.PICTURE_BYTES", 100)
 
     with pytest.raises(LimitExceeded, match="min_score"):
         await answered(segmenter, Everything(points_per_side=4, min_score=0, min_stability=0))
@@ -343,28 +358,6 @@ async def test_a_deadline_that_passes_fails_the_prompts(segmenter: RunnerSegment
     found = await answered(segmenter, PROMPTS[:2], asker=call(within_s=-1.0))
 
     assert errors(found) == {0: ("deadline_exceeded", None), 1: ("deadline_exceeded", None)}
-
-
-async def test_where_the_memory_is_too_small_for_several_prompts_they_go_one_by_one(
-    hop: Hop, segmenter: RunnerSegmenter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = await loaded_in(hop.hosts[0])
-    segment, asked = Sam.segment, list[int]()
-
-    def cramped(self: Sam, batch: Any, **options: Any) -> Any:
-        asked.append(len(batch[0].tensors["labels"]))
-        if asked[-1] > 1:
-            raise OutOfMemory("too much")
-        return segment(self, batch, **options)
-
-    monkeypatch.setattr(Sam, "segment", cramped)
-
-    found = await answered(segmenter, PROMPTS[:3])
-
-    assert model is hop.hosts[0].pool.peek(SPEC)
-    assert sorted(found) == [0, 1, 2]
-    assert errors(found) == {}
-    assert asked == [3, 1, 1, 1]
 
 
 async def test_timings_say_what_decoding_and_inference_took(segmenter: RunnerSegmenter) -> None:

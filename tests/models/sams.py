@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from transformers import SamConfig, SamModel
 
 from modelmora.domain.models import ModelSpec
-from modelmora.domain.segmentation import MaskOptions, Prompt, wants_three
+from modelmora.domain.segmentation import Mask, MaskOptions, Prompt, wants_three
+from runners.inputs.everything import choosing
 from runners.networks.sam.weights import renamed
 
 SMALL: dict[str, Any] = {"embed_dim": 64, "depth": 3, "num_heads": 2, "window_size": 7, "global_attn_indexes": (1,)}
@@ -119,6 +121,16 @@ def spec(**changes: Any) -> ModelSpec:
         "source": "file:tested",
     }
     return ModelSpec(**{**given, **changes})
+
+
+def chosen(masks: Sequence[Mask], *, min_area: int, height: int, width: int) -> list[Mask]:
+    """The masks of everything that are left, all at once."""
+    steps = choosing(masks, min_area=min_area, height=height, width=width)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return [mask for _, mask in end.value]
 
 
 def reference(

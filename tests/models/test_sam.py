@@ -277,7 +277,7 @@ def test_everything_equals_the_librarys_generator(small: Sam, little: tuple[Any,
     asked = Everything(points_per_side=8, min_score=float(np.median(scores)), min_stability=0.1)
 
     masks = [mask for _, mask in masks_of(_everything(small, photograph, asked))]
-    chosen = everything.chosen(masks, min_area=0, height=height, width=width)
+    chosen = sams.chosen(masks, min_area=0, height=height, width=width)
 
     assert 3 < len(masks) < len(scores)
     masks.sort(key=lambda mask: -mask.score)
@@ -289,7 +289,7 @@ def _everything(loaded: Sam, photograph: NDArray[np.uint8], asked: Everything) -
     """All points of the grid at once."""
     height, width = photograph.shape[:2]
     grid = everything.grid(asked.points_per_side, height=height, width=width)
-    [answer] = answered(loaded, asking_for_everything(picture(loaded, photograph), grid, asked, logits=False))
+    [answer] = answered(loaded, asking_for_everything(picture(loaded, photograph), grid, asked))
     return answer
 
 

@@ -34,6 +34,7 @@ from runners.inputs.prompts import (
 from runners.inputs.regions import without_small
 from runners.networks.sam.cache import Encoded, EncodedPictures
 from runners.payload import Parcel
+from tests.models import sams
 
 label: Any = measure.label
 
@@ -87,7 +88,7 @@ def test_prompts_without_any_points_and_pictures_with_pixels_arrive_too() -> Non
 def test_everything_asks_for_three_masks_of_each_point() -> None:
     grid = everything.grid(2, height=20, width=40)
 
-    there = over_the_wire(asking_for_everything(PICTURE, grid, Everything(min_score=0.5), logits=False))
+    there = over_the_wire(asking_for_everything(PICTURE, grid, Everything(min_score=0.5)))
 
     assert grid.tolist() == [[10, 5], [30, 5], [10, 15], [30, 15]]
     assert there.tensors["points"].tolist() == grid.reshape(-1, 1, 2).tolist()
@@ -201,7 +202,7 @@ def test_cleaned_masks_say_what_they_have_become() -> None:
     whole = coco.encode(np.asfortranarray(pixels))
     mask = Mask(counts=whole["counts"], score=0.9, area=36, box=Box(left=2, top=2, right=11, bottom=11))
 
-    [cleaned] = everything.chosen([mask], min_area=3, height=12, width=12)
+    [cleaned] = sams.chosen([mask], min_area=3, height=12, width=12)
 
     assert cleaned.area == 36
     assert cleaned.box == Box(left=2, top=2, right=8, bottom=8)
@@ -212,7 +213,7 @@ def test_the_best_of_everything_comes_first() -> None:
     boxes = [Box(left=20.0 * n, top=0, right=20.0 * n + 10, bottom=10) for n in range(3)]
     masks = [mask_of(box, score) for box, score in zip(boxes, (0.2, 0.9, 0.5), strict=True)]
 
-    chosen = everything.chosen(masks, min_area=0, height=10, width=100)
+    chosen = sams.chosen(masks, min_area=0, height=10, width=100)
 
     assert [mask.score for mask in chosen] == [0.9, 0.5, 0.2]
 
@@ -222,7 +223,7 @@ def encoded(kib: int = 1) -> Encoded:
 
 
 def test_the_cache_keeps_what_was_used_last_and_never_more_than_its_limit() -> None:
-    cache = EncodedPictures(3 * 1024)
+    cache = EncodedPictures(3 * 1024, 1024)
     for name in (b"a", b"b", b"c"):
         cache.get(name, encoded)
     cache.get(b"a")
@@ -238,8 +239,46 @@ def test_the_cache_keeps_what_was_used_last_and_never_more_than_its_limit() -> N
     assert cache.held_bytes == 0
 
 
+def test_a_place_is_set_aside_for_which_others_go_but_not_those_in_use() -> None:
+    cache = EncodedPictures(2 * 1024, 1024)
+    cache.get(b"a", encoded)
+    cache.get(b"b", encoded)
+
+    assert cache.has_place({b"a"})
+    cache.reserve(b"c", {b"a"})
+
+    assert [cache.keeps(name) for name in (b"a", b"b")] == [True, False]
+    assert not cache.has_place({b"a"})
+    cache.get(b"d", encoded)
+    assert [cache.keeps(name) for name in (b"a", b"d")] == [False, True], "who set nothing aside takes what is left"
+    cache.get(b"c", encoded)
+    assert [cache.keeps(name) for name in (b"c", b"d")] == [True, True]
+    assert cache.held_bytes == 2 * 1024
+
+
+def test_where_no_place_could_be_set_aside_nothing_is_kept_and_nobody_goes() -> None:
+    cache = EncodedPictures(1024, 1024)
+    cache.get(b"a", encoded)
+
+    cache.reserve(b"b", {b"a"})
+    cache.get(b"b", encoded)
+
+    assert [cache.keeps(name) for name in (b"a", b"b")] == [True, False]
+
+
+def test_a_place_that_was_not_used_is_free_again() -> None:
+    cache = EncodedPictures(1024, 1024)
+    cache.reserve(b"a", ())
+    assert not cache.has_place(())
+
+    cache.release(b"a")
+
+    assert cache.has_place(())
+    assert EncodedPictures(1023, 1024).places == 0
+
+
 def test_who_waited_for_one_that_failed_tries_itself() -> None:
-    cache, entered, go = EncodedPictures(1024), threading.Event(), threading.Event()
+    cache, entered, go = EncodedPictures(1024, 1024), threading.Event(), threading.Event()
     failed: list[BaseException] = []
     found: list[Encoded | None] = []
 

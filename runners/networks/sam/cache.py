@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -24,12 +24,19 @@ class Encoded:
 
 
 class EncodedPictures:
-    """The least recently used goes first. Safe from several threads at once."""
+    """The least recently used goes first. Safe from several threads at once.
 
-    def __init__(self, limit_bytes: int) -> None:
+    `place_bytes` is what one takes. A place may be reserved for a picture before it is made (`runners/batching/
+    sittings.py` does), so that those which are being asked about do not drive each other out.
+    """
+
+    def __init__(self, limit_bytes: int, place_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
+        self.places = limit_bytes // place_bytes
+        self._place_bytes = place_bytes
         self._kept: OrderedDict[bytes, Encoded] = OrderedDict()
+        self._reserved: dict[bytes, bool] = {}
         self._making: dict[bytes, Future[Encoded]] = {}
         self._lock = threading.Lock()
 
@@ -55,6 +62,30 @@ class EncodedPictures:
             if make is None:
                 return None
 
+    def keeps(self, digest: bytes) -> bool:
+        """Whether it is there."""
+        with self._lock:
+            return digest in self._kept
+
+    def has_place(self, busy: Collection[bytes]) -> bool:
+        """Whether one more can be kept when all go that are not `busy`."""
+        with self._lock:
+            return self._free_bytes() + sum(self._idle(busy).values()) >= self._place_bytes
+
+    def reserve(self, digest: bytes, busy: Collection[bytes]) -> None:
+        """Sets a place aside, for which others than the `busy` go. Where there is none it will not be kept."""
+        with self._lock:
+            for idle in self._idle({*busy, digest}):
+                if self._free_bytes() >= self._place_bytes:
+                    break
+                self._forget(idle)
+            self._reserved[digest] = digest in self._kept or self._free_bytes() >= self._place_bytes
+
+    def release(self, digest: bytes) -> None:
+        """Gives back a place that was not used."""
+        with self._lock:
+            self._reserved.pop(digest, None)
+
     def clear(self) -> None:
         """Lets go of everything."""
         with self._lock:
@@ -76,10 +107,22 @@ class EncodedPictures:
         return made
 
     def _keep(self, digest: bytes, made: Encoded) -> None:
-        if made.bytes > self.limit_bytes:
+        has_place = self._reserved.pop(digest, None)
+        if made.bytes > self.limit_bytes or has_place is False:
             return
         self._kept[digest] = made
         self.held_bytes += made.bytes
-        while self.held_bytes > self.limit_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self.held_bytes -= oldest.bytes
+        while self._free_bytes() < 0:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, digest: bytes) -> None:
+        self.held_bytes -= self._kept.pop(digest).bytes
+
+    def _free_bytes(self) -> int:
+        """Neither taken nor set aside."""
+        aside = sum(granted and digest not in self._kept for digest, granted in self._reserved.items())
+        return self.limit_bytes - self.held_bytes - aside * self._place_bytes
+
+    def _idle(self, busy: Collection[bytes]) -> dict[bytes, int]:
+        """What may go, the least recently used first, and its bytes."""
+        return {digest: one.bytes for digest, one in self._kept.items() if digest not in busy}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from segment_anything.utils.transforms import (
 
 from modelmora.domain.description import Description
 from modelmora.domain.models import Task
-from modelmora.domain.outcome import Ok, Outcome
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import InternalError, OutOfMemory
+from runners import devices
 from runners.inputs.prompts import ABSENT, FOREGROUND
 from runners.networks import exhaustion
 from runners.networks.cores import use_threads
@@ -36,15 +39,24 @@ TOGETHER = 8
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Decoded:
-    """Masks of alike prompts: small `logits` (masks, h, w), `scores` (masks,), `of` (masks,) which prompt."""
+    """Masks of alike prompts: small `logits` (masks, h, w), `scores` (masks,), `of` (masks,) which prompt, `which`
+    (masks,) of its masks."""
 
     logits: torch.Tensor
     scores: torch.Tensor
     of: NDArray[np.int32]
+    which: NDArray[np.int32]
 
     def only(self, kept: torch.Tensor) -> Decoded:
-        """Those of the places or marks `kept`."""
-        return Decoded(logits=self.logits[kept], scores=self.scores[kept], of=self.of[kept.cpu().numpy()])
+        """Those of the marks `kept`."""
+        marks = kept.cpu().numpy()
+        return Decoded(logits=self.logits[kept], scores=self.scores[kept], of=self.of[marks], which=self.which[marks])
+
+    def finite(self) -> torch.Tensor:
+        """Marks of the masks whose prompt has no mask and no score that is not."""
+        each = torch.isfinite(self.logits).all(-1).all(-1) & torch.isfinite(self.scores)
+        masks = int(self.which.max(initial=0)) + 1
+        return each.view(-1, masks).all(dim=1).repeat_interleave(masks)
 
 
 class Sam:
@@ -60,7 +72,7 @@ class Sam:
         self._threads = threads
         self._scaling = ResizeLongestSide(network.image_encoder.img_size)
         self._positions = network.prompt_encoder.get_dense_pe()
-        self.pictures = EncodedPictures(cache_bytes)
+        self.pictures = EncodedPictures(cache_bytes, _place_bytes(network))
         self.description = description
         self.device = device
         tensors = (*network.parameters(), *network.buffers())
@@ -85,54 +97,101 @@ class Sam:
     ) -> Sequence[Outcome[Parcel]]:
         if self.device == "cpu":
             use_threads(threads or self._threads)
-        much = f"a picture for {self.description.model} does not fit into the memory of {self.device}"
-        with exhaustion.told_as_one(much), torch.inference_mode():
-            return [Ok(self._answer(parcel, tell)) for parcel in batch]
+        with torch.inference_mode():
+            return [self._outcome(parcel, tell) for parcel in batch]
 
     def close(self) -> None:
         self._network = None
         self.pictures.clear()
+
+    def _outcome(self, asked: Parcel, tell: Tell | None) -> Outcome[Parcel]:
+        """What is not finite fails alone. Raises OutOfMemory, whose field says of what: `image` or `prompts`."""
+        try:
+            return Ok(self._answer(asked, tell))
+        except InternalError as error:
+            return Failed(error)
 
     def _answer(self, asked: Parcel, tell: Tell | None) -> Parcel:
         picture = self._picture(asked, tell)
         if picture is None:
             return Parcel(tensors={}, options={"unknown": True})
         size = (int(asked.tensors["size"][0]), int(asked.tensors["size"][1]))
-        found = [
-            self._finish(picture, decoded, size, asked.options)
-            for alike in _alike(asked)
-            for decoded in self._decode(picture, asked, alike, size)
-        ]
+        found = [columns for alike in _alike(asked) for columns in self._found(picture, asked, alike, size)]
         return Parcel(tensors={name: np.concatenate([one[name] for one in found]) for name in found[0]})
 
     def _picture(self, asked: Parcel, tell: Tell | None) -> Encoded | None:
         pixels = asked.tensors.get("pixels")
 
         def encode() -> Encoded:
-            given = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1).unsqueeze(0)
-            with telling(self._network.image_encoder, tell):
-                features = self._network.image_encoder(self._network.preprocess(given))
+            with self._fitting("a picture", "image"):
+                given = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1).unsqueeze(0)
+                with telling(self._network.image_encoder, tell):
+                    features = self._network.image_encoder(self._network.preprocess(given))
+            if not torch.isfinite(features).all():
+                said = f"{self.description.model} gave an embedding that is not finite for this picture"
+                raise InternalError(said, field="image")
             return Encoded(features, (given.shape[-2], given.shape[-1]))
 
         return self.pictures.get(asked.tensors["digest"].tobytes(), None if pixels is None else encode)
 
-    def _decode(
+    def _found(
         self, picture: Encoded, asked: Parcel, prompts: NDArray[np.int32], size: tuple[int, int]
-    ) -> Iterator[Decoded]:
-        """The masks of alike prompts, `TOGETHER` at a time: each as `SamPredictor.predict` makes them alone."""
-        for start in range(0, len(prompts), TOGETHER):
-            rows = prompts[start : start + TOGETHER]
-            sparse, dense = self._network.prompt_encoder(**self._prompts(asked, rows, size))
-            logits, scores = self._network.mask_decoder(
-                image_embeddings=picture.features,
-                image_pe=self._positions,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=asked.options["multimask"][rows[0]],
-            )
-            of = np.repeat(rows, scores.shape[1])
-            decoded = Decoded(logits=logits.flatten(0, 1), scores=scores.flatten(), of=of)
-            yield decoded.only(torch.isfinite(decoded.logits).all(-1).all(-1) & torch.isfinite(decoded.scores))
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """The answer's columns for alike prompts, `TOGETHER` at a time, or fewer from where that is too much."""
+        start, together = 0, TOGETHER
+        while start < len(prompts):
+            rows = prompts[start : start + together]
+            try:
+                with self._fitting(f"{len(rows)} prompts", "prompts"):
+                    columns = self._columns_of(picture, asked, rows, size)
+            except OutOfMemory:
+                if len(rows) == 1:
+                    raise
+                devices.release()
+                together = len(rows) // 2
+                continue
+            yield columns
+            start += len(rows)
+
+    @contextmanager
+    def _fitting(self, what: str, field: str) -> Iterator[None]:
+        """Raises OutOfMemory naming the field."""
+        try:
+            with exhaustion.told_as_one(f"{what} for {self.description.model}: no room in the memory of {self.device}"):
+                yield
+        except OutOfMemory as error:
+            error.field = field
+            raise
+
+    def _columns_of(
+        self, picture: Encoded, asked: Parcel, rows: NDArray[np.int32], size: tuple[int, int]
+    ) -> dict[str, NDArray[Any]]:
+        decoded = self._decode(picture, asked, rows, size)
+        finite = decoded.finite()
+        if (which := asked.tensors.get("which")) is not None:
+            _check_finite(finite, self.description.model)
+            return _logits(decoded.only(torch.from_numpy(decoded.which == which[decoded.of]).to(finite.device)))
+        if "everything" in asked.options:
+            _check_finite(finite, self.description.model)
+        return self._finish(picture, decoded.only(finite), size, asked.options)
+
+    def _decode(self, picture: Encoded, asked: Parcel, rows: NDArray[np.int32], size: tuple[int, int]) -> Decoded:
+        """The masks of alike prompts, each as `SamPredictor.predict` makes them alone."""
+        sparse, dense = self._network.prompt_encoder(**self._prompts(asked, rows, size))
+        logits, scores = self._network.mask_decoder(
+            image_embeddings=picture.features,
+            image_pe=self._positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=asked.options["multimask"][rows[0]],
+        )
+        prompts, masks = scores.shape
+        return Decoded(
+            logits=logits.flatten(0, 1),
+            scores=scores.flatten(),
+            of=np.repeat(rows, masks),
+            which=np.tile(np.arange(masks, dtype=np.int32), prompts),
+        )
 
     def _prompts(self, asked: Parcel, rows: NDArray[np.int32], size: tuple[int, int]) -> dict[str, Any]:
         """As the prompt encoder takes them, in pixels of the scaled picture."""
@@ -165,9 +224,26 @@ class Sam:
         columns = _columns(decoded, encoded, logits=options["logits"])
         if thresholds is None:
             return columns
+        columns["which"] = decoded.which
         columns["stability"] = torch.cat(stable).cpu().numpy()
         passing = columns["stability"] >= np.float32(thresholds["min_stability"])
         return {name: column[passing & (columns["areas"] > 0)] for name, column in columns.items()}
+
+
+def _place_bytes(network: Any) -> int:
+    """What the embedding of a picture takes: float32 (channels, tokens, tokens)."""
+    height, width = network.prompt_encoder.image_embedding_size
+    return int(4 * network.prompt_encoder.embed_dim * height * width)
+
+
+def _check_finite(finite: torch.Tensor, model: str) -> None:
+    """Points of a grid cannot be at fault, and what was left out would look like nothing there."""
+    if not finite.all():
+        raise InternalError(f"{model} gave masks that are not finite for this picture")
+
+
+def _logits(decoded: Decoded) -> dict[str, NDArray[Any]]:
+    return {"of": decoded.of, "logits": decoded.logits.cpu().numpy()}
 
 
 def _alike(asked: Parcel) -> list[NDArray[np.int32]]:
