@@ -52,7 +52,7 @@ def to_json(tensor: Tensor, spec: TensorSpec | None, encoding: str) -> dict[str,
     data = base64.b64encode(tensor.data).decode("ascii") if encoding == "base64" else _nested(tensor)
     shown = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data": data}
     labels = _best(tensor, spec.labels) if spec is not None else None
-    return shown if labels is None else {**shown, "labels": labels}
+    return shown if labels is None else {**shown, "labels": labels.tolist()}
 
 
 def of_proto(named: Iterable[inference_pb2.NamedTensor]) -> dict[str, Tensor]:
@@ -77,9 +77,11 @@ def of_proto(named: Iterable[inference_pb2.NamedTensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def to_proto(name: str, tensor: Tensor) -> inference_pb2.NamedTensor:
-    """As a message."""
-    return inference_pb2.NamedTensor(name=name, tensor=vector_of(tensor))
+def to_proto(name: str, tensor: Tensor, spec: TensorSpec | None) -> inference_pb2.NamedTensor:
+    """As a message, with the best label of each row where the model names the last axis."""
+    best = _best(tensor, spec.labels) if spec is not None else None
+    labels = () if best is None else best.ravel().tolist()
+    return inference_pb2.NamedTensor(name=name, tensor=vector_of(tensor), labels=labels)
 
 
 def vector_of(tensor: Tensor) -> types_pb2.Vector:
@@ -186,9 +188,9 @@ def _text(element: bytes) -> str | dict[str, str]:
         return {"b64": base64.b64encode(element).decode("ascii")}
 
 
-def _best(tensor: Tensor, labels: Sequence[str]) -> Any:
+def _best(tensor: Tensor, labels: Sequence[str]) -> NDArray[np.object_] | None:
     """The label of the greatest value along the last axis; None where the labels are not of that axis."""
     if tensor.dtype in ("bytes", "bool") or not labels or tensor.shape[-1:] != (len(labels),):
         return None
-    best = np.take(np.array(labels, dtype=np.object_), np.argmax(array_of(tensor), axis=-1))
-    return best.tolist() if isinstance(best, np.ndarray) else best
+    places = np.argmax(array_of(tensor), axis=-1)
+    return np.take(np.array(labels, dtype=np.object_), np.atleast_1d(places)).reshape(np.shape(places))

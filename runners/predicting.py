@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -36,6 +36,13 @@ SMALL = 16_384
 """Requests of so many bytes are checked on the loop: a hop to a thread would cost more."""
 
 
+LARGE = 1_048_576
+"""Outputs of so many bytes are put together on the loop; texts take as long as `TEXT` bytes each."""
+TEXT = 1_024
+
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """Rows of a request that go to a runner together: so many from `first` on."""
@@ -54,30 +61,35 @@ class RunnerPredictor:
         self, model: ModelSpec, inputs: Mapping[str, Tensor], *, outputs: Sequence[str] = (), call: Call
     ) -> Predicted:
         with self._errands.permit(1):
+            bulk, small = call.priority == "bulk", sum(len(tensor.data) for tensor in inputs.values()) <= SMALL
             description = await self._errands.describe(model, deadline=call.deadline)
             wanted = _wanted(outputs, description)
-            arrays = await self._checked(inputs, description, bulk=call.priority == "bulk")
-            work = _Request(Errand(model, "predict", description, call), arrays, wanted)
+            if not description.proven:  # what is wrong in any case loads no model
+                loose = _loose(description)
+                await self._here(lambda: checked(inputs, loose), bulk=bulk, small=small)
+                description = await self._errands.prove(model, deadline=call.deadline)
+            arrays = await self._here(lambda: checked(inputs, description), bulk=bulk, small=small)
+            work = _Request(Errand(model, "predict", description, call), arrays, wanted, small)
             rows = rows_of(inputs, description)
             with self._errands.permit(_at_once(rows, description) - 1):
                 answers = await self._all(work, rows)
-        return _together(answers, wanted)
+            return await self._here(lambda: _together(answers, wanted), bulk=bulk, small=_small(answers))
 
-    async def _checked(
-        self, inputs: Mapping[str, Tensor], description: Description, *, bulk: bool
-    ) -> Mapping[str, NDArray[Any]]:
-        if sum(len(tensor.data) for tensor in inputs.values()) <= SMALL:
-            return checked(inputs, description)
-        return await self._errands.in_turn(bulk, lambda: checked(inputs, description))
+    async def _here(self, prepare: Callable[[], T], *, bulk: bool, small: bool) -> T:
+        """On the loop what is quickly done, else in the decode threads."""
+        return prepare() if small else await self._errands.in_turn(bulk, prepare)
 
     async def _all(self, work: _Request, rows: int) -> list[Answer]:
         """One answer a slice, in their order; the first that fails ends the others."""
-        parts = enumerate(_slices(rows, work.errand.description.max_batch))
+        parts = _slices(rows, work.errand.description.max_batch)
         answers: dict[int, Answer] = {}
 
         async def in_turn() -> None:
-            for index, part in parts:
-                answers[index] = await self._one(work, part)
+            for part in parts:
+                left = part
+                while left.rows:
+                    answers[left.first], done = await self._one(work, left)
+                    left = Slice(left.first + done, left.rows - done)
 
         lanes = [asyncio.create_task(in_turn()) for _ in range(_at_once(rows, work.errand.description))]
         try:
@@ -86,41 +98,58 @@ class RunnerPredictor:
             for lane in lanes:
                 lane.cancel()
             await asyncio.gather(*lanes, return_exceptions=True)
-        return [answers[index] for index in sorted(answers)]
+        return [answers[first] for first in sorted(answers)]
 
-    async def _one(self, work: _Request, part: Slice) -> Answer:
-        """Prepared when its turn comes: only slices in flight take the memory of pictures."""
-        limit = self._errands.settings.max_pixels
+    async def _one(self, work: _Request, part: Slice) -> tuple[Answer, int]:
+        """The answer to as many rows as there was room for. Prepared when its turn comes: only slices in flight take
+        the memory of pictures."""
+        limit, done = self._errands.settings.max_pixels, part.rows
+        small = work.small and not work.errand.description.prepared
 
         async def fill(message: pb.Work) -> None:
-            if work.errand.description.prepared:
-                parcel = await self._errands.in_turn(message.bulk, lambda: work.parcel(part, max_pixels=limit))
-            else:
-                parcel = work.parcel(part, max_pixels=limit)
-            message.parcel.CopyFrom(wire.parcel_to_wire(parcel))
+            nonlocal done
+            parcel = await self._here(
+                lambda: wire.parcel_to_wire(work.parcel(part, max_pixels=limit)), bulk=message.bulk, small=small
+            )
+            message.parcel.CopyFrom(parcel)
+            done = parcel.rows
 
         outcome = await self._errands.run(work.errand, fill)
         if isinstance(outcome, Failed):
             raise outcome.error
-        return outcome.value
+        return outcome.value, done
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What the slices of one request have in common."""
+    """What the slices of one request have in common; a `small` one is looked at on the loop."""
 
     errand: Errand
     arrays: Mapping[str, NDArray[Any]]
     outputs: Sequence[str]
+    small: bool
 
     def parcel(self, part: Slice, *, max_pixels: int) -> Parcel:
-        """The model's inputs of some rows; raises SchemaMismatch for what cannot be prepared."""
+        """The model's inputs of these rows, or of the first of them; raises SchemaMismatch for what cannot be prepared,
+        LimitExceeded."""
         description, arrays = self.errand.description, self.arrays
         if description.batches:
             arrays = {name: array[part.first : part.first + part.rows] for name, array in arrays.items()}
-        tensors = prepare(arrays, description.prepared, first=part.first, rows=part.rows, max_pixels=max_pixels)
+        tensors, rows = prepare(
+            arrays,
+            description.prepared,
+            first=part.first,
+            rows=part.rows,
+            max_pixels=max_pixels,
+            whole=not description.batches,
+        )
         every = len(self.outputs) == len(description.outputs)
-        return Parcel(tensors=tensors, rows=part.rows, options={} if every else {"outputs": list(self.outputs)})
+        return Parcel(tensors=tensors, rows=rows, options={} if every else {"outputs": list(self.outputs)})
+
+
+def _loose(description: Description) -> Description:
+    """As far as it is certain before it is proven: that the first axes are one batch is not."""
+    return replace(description, inputs=tuple(replace(one, shape=(None, *one.shape[1:])) for one in description.inputs))
 
 
 def _slices(rows: int, most: int) -> Iterator[Slice]:
@@ -165,6 +194,12 @@ def _together(answers: Sequence[Answer], wanted: Sequence[str]) -> Predicted:
             inference_ms=max(one.inference_ms for one in timings),
         ),
     )
+
+
+def _small(answers: Sequence[Answer]) -> bool:
+    """Whether the outputs are quickly put together."""
+    arrays = [array for answer in answers for array in cast(Parcel, answer.body).tensors.values()]
+    return sum(array.size * TEXT if array.dtype == np.object_ else array.nbytes for array in arrays) <= LARGE
 
 
 def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

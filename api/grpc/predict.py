@@ -20,16 +20,19 @@ class PredictServicer(inference_pb2_grpc.ModelInferenceServicer):
 
         async def work() -> pb.PredictResponse:
             call = call_of(context, request_id, self._application.limits)
-            inputs = tensors.of_proto(request.inputs)
-            result = await self._application.predict(
-                request.model or None, inputs, outputs=list(request.outputs), call=call
-            )
+            with self._application.decoding.admitted(request.ByteSize()):
+                inputs = tensors.of_proto(request.inputs)
+                result = await self._application.predict(
+                    request.model or None, inputs, outputs=list(request.outputs), call=call
+                )
             timing = render.server_timing(result.timings, result.total_ms)
             context.set_trailing_metadata((("server-timing", timing), ("x-request-id", request_id)))
             return pb.PredictResponse(
                 model=result.model.name,
                 version=result.model.version,
-                outputs=[tensors.to_proto(name, tensor) for name, tensor in result.outputs.items()],
+                outputs=[
+                    tensors.to_proto(name, tensor, result.declared.get(name)) for name, tensor in result.outputs.items()
+                ],
             )
 
         return await answer(context, request_id, work)

@@ -13,13 +13,23 @@ from modelmora.errors import InvalidInput, UnsupportedMedia, ValidationFailed
 
 async def json_object(request: Request) -> dict[str, Any]:
     """The body as an object; raises UnsupportedMedia, InvalidInput, ValidationFailed."""
+    check_json(request)
+    return object_of(await request.body())
+
+
+def check_json(request: Request) -> None:
+    """Raises UnsupportedMedia where the body is said to be something else."""
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMedia(
             "this route takes JSON", field="content-type", found=media_type[:80], expected="application/json"
         )
+
+
+def object_of(raw: bytes) -> dict[str, Any]:
+    """The bytes of a body as an object; raises InvalidInput, ValidationFailed."""
     try:
-        body = orjson.loads(await request.body())
+        body = orjson.loads(raw)
     except orjson.JSONDecodeError as cause:
         raise InvalidInput(f"the body is not JSON: {cause}", field="body") from cause
     if not isinstance(body, dict):

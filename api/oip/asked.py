@@ -20,6 +20,9 @@ TIMEOUT_US = range(1, 2**53)
 SMALL = 65_536
 """Elements written out in so many bytes are read on the loop (1 ms); a hop to a thread would cost more."""
 
+LARGE = 1_048_576
+"""Tensors in binary form of so many bytes are read on the loop."""
+
 TENSORS = 4_096
 """Inputs, or outputs, of one request at most."""
 
@@ -61,6 +64,11 @@ class Inferred:
     outputs: Mapping[str, Tensor]
     timings: Timings
     total_ms: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of the outputs."""
+        return sum(len(tensor.data) for tensor in self.outputs.values())
 
 
 def check_tensor_parameters(parameters: Parameters, field: str) -> None:

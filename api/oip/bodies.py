@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from api import render
-from api.oip.asked import SMALL, Asked, Inferred, Parameters, Raw, check_count, check_tensor_parameters
+from api.oip.asked import LARGE, SMALL, Asked, Inferred, Parameters, Raw, check_count, check_tensor_parameters
 from api.oip.datatypes import DATATYPES, dtype_of, glimpse, kind, shape_of, tensor_of
 from api.oip.elements import list_of, tensor_of_list
 from modelmora.domain.tensors import Tensor
@@ -68,7 +68,8 @@ async def read(body: bytes, header_length: str | None) -> tuple[Asked, Form]:
     length = _length(header_length, len(body))
     if length == 0 and header_length is not None:
         return Asked(inputs=Raw(body)), Form(binary=True)
-    return _read(body, length) if length <= SMALL else await asyncio.to_thread(_read, body, length)
+    small = length <= SMALL and len(body) <= LARGE
+    return _read(body, length) if small else await asyncio.to_thread(_read, body, length)
 
 
 def _read(body: bytes, length: int) -> tuple[Asked, Form]:

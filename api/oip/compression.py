@@ -11,20 +11,29 @@ _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 
 
+def most_bytes(body: bytes, coding: str | None, max_bytes: int) -> int:
+    """How many bytes the body has once it is opened, at most."""
+    return len(body) if _plain(coding) else max_bytes
+
+
 async def opened(body: bytes, coding: str | None, *, max_bytes: int) -> bytes:
     """The body as it was before `Content-Encoding`.
 
     Raises UnsupportedMedia (another coding than gzip and deflate), InvalidInput (broken, cut off), LimitExceeded.
     """
-    coding = (coding or "identity").strip().lower()
-    if coding in ("identity", ""):
+    if _plain(coding):
         return body
+    coding = (coding or "").strip().lower()
     window = _WINDOWS.get(coding)
     if window is None:
         raise UnsupportedMedia(
             "this compression is not taken", field="content-encoding", found=coding[:40], expected="gzip or deflate"
         )
     return await asyncio.to_thread(_opened, body, window, max_bytes)
+
+
+def _plain(coding: str | None) -> bool:
+    return (coding or "").strip().lower() in ("", "identity")
 
 
 def _opened(body: bytes, window: int, max_bytes: int) -> bytes:

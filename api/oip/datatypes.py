@@ -80,8 +80,8 @@ def tensor_of(raw: bytes, dtype: DType, shape: tuple[int, ...], field: str) -> T
             found=f"{len(raw)} bytes",
             expected=f"{due} bytes" + (" or more: 4 for each element's length" if dtype == "bytes" else ""),
         )
-    if dtype == "bool" and raw and max(raw) > 1:
-        raise ValidationFailed("a BOOL is neither 0 nor 1", field=field, found=str(max(raw)), expected="0 or 1")
+    if dtype == "bool" and (others := raw.translate(None, b"\0\1")):
+        raise ValidationFailed("a BOOL is neither 0 nor 1", field=field, found=str(others[0]), expected="0 or 1")
     return Tensor(dtype=dtype, shape=shape, data=raw)
 
 

@@ -12,8 +12,8 @@ import structlog
 from api import render
 from api.grpc.messages import call_of, request_id_of
 from api.grpc.statuses import Context, answer
-from api.oip.asked import check_load_parameters, ref_of
-from api.oip.infer import infer
+from api.oip.asked import Inferred, check_load_parameters, ref_of
+from api.oip.infer import infer, model_of
 from api.oip.messages import asked_of, config_of, failed_to, inferred_to, metadata_of
 from api.oip.metadata import EXTENSIONS, indexed, state_of
 from api.oip.said import retold
@@ -70,9 +70,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         request_id = request_id_of(context)
 
         async def work() -> pb.ModelInferResponse:
-            asked, ref = await asked_of(request), ref_of(request.model_name, request.model_version)
-            call = call_of(context, request_id, self._application.limits)
-            inferred = await infer(self._application, ref, asked, call=call)
+            inferred = await self._inferred(request, call_of(context, request_id, self._application.limits))
             timing = render.server_timing(inferred.timings, inferred.total_ms)
             context.set_trailing_metadata((("server-timing", timing), ("x-request-id", request_id)))
             return inferred_to(inferred, request.id)
@@ -87,16 +85,20 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         async def work() -> None:
             context.set_trailing_metadata((("x-request-id", request_id),))
             call = call_of(context, request_id, self._application.limits, stream=True)
-            await spread(request_iterator, lambda request: self._streamed(request, call), context.write)
+            await spread(request_iterator, lambda request: self._streamed(request, call), context.write, size=_size_of)
 
         await _answer(context, request_id, work)
+
+    async def _inferred(self, request: pb.ModelInferRequest, call: Call) -> Inferred:
+        model = model_of(self._application, ref_of(request.model_name, request.model_version))
+        with self._application.decoding.admitted(_size_of(request)):
+            return await infer(self._application, model, await asked_of(request), call=call)
 
     async def _streamed(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelStreamInferResponse:
         """Each inference has the usual time from when it came, and fails alone."""
         own = min(call.deadline, time.monotonic() + self._application.limits.timeout_ms / 1e3)
         try:
-            asked, ref = await asked_of(request), ref_of(request.model_name, request.model_version)
-            inferred = await infer(self._application, ref, asked, call=replace(call, deadline=own))
+            inferred = await self._inferred(request, replace(call, deadline=own))
         except ModelMoraError as error:
             return failed_to(error, request)
         except Exception as cause:
@@ -136,6 +138,10 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
     def _deadline(self, context: Context) -> float:
         remaining = context.time_remaining()
         return time.monotonic() + (self._application.limits.timeout_ms / 1e3 if remaining is None else remaining)
+
+
+def _size_of(request: pb.ModelInferRequest) -> int:
+    return request.ByteSize()
 
 
 async def _answer(context: Context, request_id: str, work: Callable[[], Awaitable[R]]) -> R:

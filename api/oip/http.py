@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -13,11 +14,11 @@ from api.core import Core
 from api.http.presence import Present, Rounds
 from api.http.routes import HotRoute, call_of, deadline_of
 from api.oip import operations
-from api.oip.asked import check_load_parameters, ref_of
+from api.oip.asked import SMALL, check_load_parameters, ref_of
 from api.oip.bodies import HEADER_LENGTH, flag_of, object_of, parameters_of, read, written
-from api.oip.compression import opened
+from api.oip.compression import most_bytes, opened
 from api.oip.datatypes import CONFIG_TYPES, DATATYPES
-from api.oip.infer import infer
+from api.oip.infer import infer, model_of
 from api.oip.metadata import (
     EXTENSIONS,
     Told,
@@ -28,6 +29,7 @@ from api.oip.metadata import (
     platform_of,
     state_of,
 )
+from api.threads import here
 from modelmora.usecases.describe import Described
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -90,12 +92,14 @@ def _infer_routes(core: Core, max_body_bytes: int) -> list[HotRoute]:
 
     async def endpoint(request: Request) -> Response:
         application = core.get()
-        body = await opened(await request.body(), request.headers.get("content-encoding"), max_bytes=max_body_bytes)
-        asked, form = await read(body, request.headers.get(HEADER_LENGTH))
-        call = call_of(request, application)
-        async with Present(request.receive, rounds):
-            inferred = await infer(application, _ref(request), asked, call=call)
-        content, head = written(inferred, form)
+        model, call = model_of(application, _ref(request)), call_of(request, application)
+        raw, coding = await request.body(), request.headers.get("content-encoding")
+        with application.decoding.admitted(most_bytes(raw, coding, max_body_bytes)):
+            body = await opened(raw, coding, max_bytes=max_body_bytes)
+            asked, form = await read(body, request.headers.get(HEADER_LENGTH))
+            async with Present(request.receive, rounds):
+                inferred = await infer(application, model, asked, call=call)
+            content, head = await here(partial(written, inferred, form), size=inferred.size, most=SMALL)
         headers = {"server-timing": render.server_timing(inferred.timings, inferred.total_ms)}
         if head is None:
             return Response(content, 200, headers, "application/json")

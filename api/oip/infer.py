@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
-from api.oip.asked import Asked, Inferred, Raw
+from api.oip.asked import LARGE, Asked, Inferred, Raw
 from api.oip.elements import elements_within
 from api.oip.metadata import EMBEDDING, IMAGE, TEXT
 from api.oip.raw import only_input
+from api.threads import here
 from modelmora.domain.capability import cannot
 from modelmora.domain.description import Description
 from modelmora.domain.inference import Call, Content, Image, Text
@@ -20,23 +22,31 @@ from modelmora.usecases.application import Application
 from modelmora.usecases.embed import Embeddings
 
 
-async def infer(application: Application, ref: str, asked: Asked, *, call: Call) -> Inferred:
-    """Raises what the use cases raise, SchemaMismatch where the tensors are not the model's, CapabilityMissing where it
-    takes none. All or nothing: the first item that failed fails the inference."""
-    model, call = application.models.get(ref).spec, asked.bounds(call)
-    match model.type:
-        case "embedding":
-            return await _embed(application, model, asked, call)
-        case "tensor":
-            return await _predict(application, model, asked, call)
-    raise cannot(model, "predict")
+def model_of(application: Application, ref: str) -> ModelSpec:
+    """Who is asked, before anybody looks at the tensors; raises CapabilityMissing where it takes none, ModelNotFound,
+    VersionNotFound, ValidationFailed."""
+    model = application.models.get(ref).spec
+    if model.type not in ("embedding", "tensor"):
+        raise cannot(model, "predict")
+    return model
+
+
+async def infer(application: Application, model: ModelSpec, asked: Asked, *, call: Call) -> Inferred:
+    """Raises what the use cases raise, SchemaMismatch where the tensors are not the model's. All or nothing: the first
+    item that failed fails the inference."""
+    call = asked.bounds(call)
+    if model.type == "embedding":
+        return await _embed(application, model, asked, call)
+    return await _predict(application, model, asked, call)
 
 
 async def _predict(application: Application, model: ModelSpec, asked: Asked, call: Call) -> Inferred:
     given = asked.inputs
 
     async def reading(description: Description) -> Mapping[str, Tensor]:
-        return given if not isinstance(given, Raw) else only_input(given, description)
+        if not isinstance(given, Raw):
+            return given
+        return await here(partial(only_input, given, description), size=len(given.data), most=LARGE)
 
     answer = await application.predict(model.key, reading, outputs=asked.outputs, call=call)
     names = asked.outputs or tuple(answer.outputs)

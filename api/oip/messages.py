@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.oip.asked import SMALL, Asked, Inferred, Parameters, check_count, check_tensor_parameters
-from api.oip.datatypes import CONFIG_TYPES, DATATYPES, dtype_of, shape_of, tensor_of
+from api.oip.asked import LARGE, SMALL, Asked, Inferred, Parameters, check_count, check_tensor_parameters
+from api.oip.datatypes import CONFIG_TYPES, DATATYPES, RANK, dtype_of, shape_of, tensor_of
 from api.oip.elements import check_size, tensor_of_numbers
 from api.oip.metadata import Told, inputs_of, max_batch_size, outputs_of, platform_of
 from api.oip.said import said
@@ -34,7 +34,7 @@ _CONTENTS: Mapping[DType, str] = {
 
 async def asked_of(request: pb.ModelInferRequest) -> Asked:
     """Raises ValidationFailed, SchemaMismatch, LimitExceeded."""
-    small = request.raw_input_contents or request.ByteSize() <= SMALL
+    small = request.ByteSize() <= (LARGE if request.raw_input_contents else SMALL)
     return _asked(request) if small else await asyncio.to_thread(_asked, request)
 
 
@@ -128,7 +128,12 @@ def _raw_input(told: pb.ModelInferRequest.InferInputTensor, raw: bytes, index: i
 
 def _kind(told: pb.ModelInferRequest.InferInputTensor, place: str) -> tuple[DType, tuple[int, ...]]:
     check_tensor_parameters(told.parameters, place)
-    return dtype_of(told.datatype, f"{place}.datatype"), shape_of(list(told.shape), f"{place}.shape")
+    dtype, axes = dtype_of(told.datatype, f"{place}.datatype"), len(told.shape)
+    if axes > RANK:  # before a list is made of them
+        raise ValidationFailed(
+            "the shape has too many axes", field=f"{place}.shape", found=f"{axes} axes", expected=f"at most {RANK}"
+        )
+    return dtype, shape_of(list(told.shape), f"{place}.shape")
 
 
 def _typed(contents: pb.InferTensorContents, dtype: DType, shape: tuple[int, ...], field: str) -> Tensor:
@@ -142,10 +147,11 @@ def _typed(contents: pb.InferTensorContents, dtype: DType, shape: tuple[int, ...
         raise ValidationFailed(
             f"the contents are not those of {DATATYPES[dtype]}", field=field, found=", ".join(wrong), expected=wanted
         )
-    flat: Sequence[Any] = list(getattr(contents, wanted))
+    repeated: Sequence[Any] = getattr(contents, wanted)
+    check_size(len(repeated), shape, f"{field}.{wanted}")
+    flat = list(repeated)
     if dtype != "bytes":
         return tensor_of_numbers(flat, dtype, shape, f"{field}.{wanted}")
-    check_size(len(flat), shape, f"{field}.{wanted}")
     return Tensor(dtype=dtype, shape=shape, data=pack(flat))
 
 

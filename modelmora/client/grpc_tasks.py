@@ -73,7 +73,8 @@ class GrpcTasks(GrpcConnection):
             response, timing = await self._ask("Predict", request, call)
         answer = Answer(model=response.model, version=response.version, server_timing=timing)
         given = {one.name: tensors.array_of(one.tensor, one.name) for one in response.outputs}
-        return Prediction(outputs=given, **answer.told)
+        labels = {one.name: tuple(one.labels) for one in response.outputs if one.labels}
+        return Prediction(outputs=given, labels=labels, **answer.told)
 
     async def compare(
         self, models: Sequence[str], items: Sequence[Content], *, call: Call

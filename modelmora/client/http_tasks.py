@@ -136,7 +136,13 @@ def _predicted(body: Any, server_timing: str) -> Prediction:
             )
             for name, one in body["outputs"].items()
         }
-        return Prediction(outputs=outputs, **answer.told)
+        labels = {str(name): _flat(one["labels"]) for name, one in body["outputs"].items() if "labels" in one}
+        return Prediction(outputs=outputs, labels=labels, **answer.told)
+
+
+def _flat(labels: Any) -> tuple[str, ...]:
+    """Nested as the rows are, or a single one."""
+    return tuple(label for one in labels for label in _flat(one)) if isinstance(labels, list) else (str(labels),)
 
 
 def _compared(row: Mapping[str, Any], order: Sequence[int]) -> Outcome[Comparison]:

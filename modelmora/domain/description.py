@@ -29,8 +29,9 @@ class Description:
     `dimension` is an embedding's. `labels` are a classifier's classes, in the order of its scores; `scoring` of a model
     with both towers makes labels of texts. `shortens` is the smallest dimension that a vector may be cut to
     (Matryoshka, Kusupati et al. 2022; 0: it may not). `inputs` are what callers of a tensor model send and `outputs`
-    what they get, `batches` whether their first axis is the size of a batch; `prepared` are those of the model's own
-    inputs that are made of what callers send.
+    what they get, `batches` whether their first axis is the size of a batch: as its files say until it was seen, when
+    it was loaded, that rows do not hang together (`proven`). `prepared` are those of the model's own inputs that are
+    made of what callers send.
     """
 
     model: str
@@ -44,4 +45,5 @@ class Description:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     batches: bool = True
+    proven: bool = True
     prepared: tuple[Prepared, ...] = ()

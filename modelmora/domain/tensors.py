@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from types import MappingProxyType
 from typing import Literal
@@ -43,6 +44,8 @@ ITEM_BYTES: Mapping[DType, int] = MappingProxyType(
     }
 )
 """What an element takes; `bytes` has no fixed size."""
+
+_LENGTH = struct.Struct("<I")
 
 FLOATS: frozenset[DType] = frozenset({"float16", "float32", "float64"})
 
@@ -90,18 +93,21 @@ class TensorSpec:
 
 def pack(elements: Iterable[bytes]) -> bytes:
     """Elements of `bytes` as they stand in `Tensor.data`."""
-    return b"".join(struct.pack("<I", len(one)) + one for one in elements)
+    contents = list(elements)
+    lengths = map(_LENGTH.pack, map(len, contents))
+    return b"".join(chain.from_iterable(zip(lengths, contents, strict=True)))
 
 
 def unpack(data: bytes) -> list[bytes]:
     """The elements of a `bytes` tensor; raises ValueError where the lengths do not fit the data."""
-    elements, at = list[bytes](), 0
-    while at < len(data):
-        if at + 4 > len(data):
-            raise ValueError(f"{len(data) - at} bytes are left where a length of 4 bytes is due")
-        (length,) = struct.unpack_from("<I", data, at)
-        if at + 4 + length > len(data):
-            raise ValueError(f"an element says it has {length} bytes; {len(data) - at - 4} are left")
-        elements.append(data[at + 4 : at + 4 + length])
-        at += 4 + length
+    elements, at, end = list[bytes](), 0, len(data)
+    while at < end:
+        begin = at + 4
+        if begin > end:
+            raise ValueError(f"{end - at} bytes are left where a length of 4 bytes is due")
+        (length,) = _LENGTH.unpack_from(data, at)
+        at = begin + length
+        if at > end:
+            raise ValueError(f"an element says it has {length} bytes; {end - begin} are left")
+        elements.append(data[begin:at])
     return elements

@@ -627,17 +627,23 @@ class NamedTensor(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     TENSOR_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     name: builtins.str
     @property
     def tensor(self) -> modelmora.proto.types_pb2.Vector: ...
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """of an output whose last axis has names: the best one of each row, in row-major order"""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         tensor: modelmora.proto.types_pb2.Vector | None = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["tensor", b"tensor"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "tensor", b"tensor"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels", "name", b"name", "tensor", b"tensor"]) -> None: ...
 
 global___NamedTensor = NamedTensor
 

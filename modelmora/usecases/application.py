@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from modelmora.usecases.admission import Limits
 from modelmora.usecases.classify import Classify
 from modelmora.usecases.compare import Compare
+from modelmora.usecases.decoding import Decoding
 from modelmora.usecases.describe import Describe
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
@@ -30,6 +31,7 @@ class Application:
     compare: Compare
     models: Models
     describe: Describe
+    decoding: Decoding
     health: Health
     limits: Limits
     version: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 
@@ -59,6 +59,7 @@ class Errands:
         self._decode = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._bulk = asyncio.Semaphore(settings.decode_threads)
         self._descriptions: dict[str, asyncio.Task[Description]] = {}
+        self._proofs: dict[str, asyncio.Task[Description]] = {}
         self._in_flight = 0
 
     @contextlib.contextmanager
@@ -74,9 +75,27 @@ class Errands:
 
     async def describe(self, model: ModelSpec, *, deadline: float) -> Description:
         """See `ports.Describer`: asked once; a failed question is asked again."""
-        task = self._descriptions.get(model.key)
+        return await self._asked(self._descriptions, model, self._describe, deadline)
+
+    async def prove(self, model: ModelSpec, *, deadline: float) -> Description:
+        """What holds of the model, not only what its files say: where the two may differ it is loaded for that."""
+        description = await self.describe(model, deadline=deadline)
+        if not description.proven:
+            description = await self._asked(self._proofs, model, self._prove, deadline)
+            self._descriptions[model.key] = self._proofs[model.key]
+        return description
+
+    async def _asked(
+        self,
+        tasks: dict[str, asyncio.Task[Description]],
+        model: ModelSpec,
+        ask: Callable[[ModelSpec], Coroutine[Any, Any, Description]],
+        deadline: float,
+    ) -> Description:
+        """One question for all who ask; one that failed is asked again."""
+        task = tasks.get(model.key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._descriptions[model.key] = asyncio.create_task(self._describe(model))
+            task = tasks[model.key] = asyncio.create_task(ask(model))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         if task.done():
             return task.result()
@@ -129,7 +148,7 @@ class Errands:
 
     def close(self) -> None:
         """Lets go of the threads; what is asked is given up."""
-        for task in self._descriptions.values():
+        for task in (*self._descriptions.values(), *self._proofs.values()):
             task.cancel()
         self._decode.shutdown(wait=False, cancel_futures=True)
 
@@ -162,6 +181,21 @@ class Errands:
                 # Reading the vocabulary takes a while; the loop must not do it with the first text.
                 await self.in_thread(clip_tokenizer)
             return description
+
+    async def _prove(self, model: ModelSpec) -> Description:
+        """Loaded where it is about to be asked anyway, and described there."""
+        while True:
+            link = await self._fleet.any_link(model, deadline=float("inf"))
+            reply = await unless_lost(link.stub.Load(pb.ModelRequest(model=model.key)), _described_error)
+            if reply is None:
+                await asyncio.sleep(0.1)  # as above
+                continue
+            if reply.HasField("error"):
+                raise wire.error_of(reply.error)
+            await self._fleet.shows(link, model.key, "loaded")
+            description = await self._describe(model)
+            if description.proven:
+                return description
 
 
 async def unless_lost(

@@ -169,9 +169,12 @@ class Link:
                 if (open_ := self.open.get(told.id)) is not None:
                     open_.told(Step(cast(Stage, told.stage), told.done, told.total))
             for result in reply.results:
+                if result.id not in self.open:
+                    continue
+                outcome = await asyncio.to_thread(_readable, result) if wire.is_slow(result) else _readable(result)
                 item = self.open.pop(result.id, None)
-                if item is not None:
-                    item.answer(_readable(result))
+                if item is not None:  # nobody left meanwhile
+                    item.answer(outcome)
         raise EOFError("the runner closed its work stream")
 
     async def _requests(self) -> AsyncIterator[pb.InferRequest]:

@@ -47,6 +47,8 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
             folder = self._host.locate(spec)
             provider = self._host.provider(spec)
             value = await asyncio.to_thread(provider.describe, spec, folder)
+            if not value.proven:
+                value = self._host.pool.described(spec) or value
         except ModelMoraError as error:
             context.set_trailing_metadata((("error-bin", error_to_wire(error).SerializeToString()),))
             await context.abort(grpc.StatusCode.UNKNOWN, error.code)
@@ -188,11 +190,12 @@ class _Stream:
         )
 
     def _accept(self, work: pb.Work) -> None:
-        """Submits at once; a text that the model itself has to tokenise waits for the model beside the others."""
+        """Submits at once; what takes a while, such as a text that the model itself has to tokenise, is prepared beside
+        the others."""
         try:
             spec, task = self._asked(work)
-            if work.tokenize:
-                self._preparing[work.id] = asyncio.create_task(self._tokenize(spec, work))
+            if work.tokenize or wire.is_slow(work):
+                self._preparing[work.id] = asyncio.create_task(self._prepare(spec, task, work))
             else:
                 self._submit(spec, task, work, wire.payload_of(work))
         except ModelMoraError as error:
@@ -200,12 +203,11 @@ class _Stream:
         except Exception as cause:  # one item's fault must not end the stream of all
             self._refuse(work, cause)
 
-    async def _tokenize(self, spec: ModelSpec, work: pb.Work) -> None:
+    async def _prepare(self, spec: ModelSpec, task: Task, work: pb.Work) -> None:
         try:
-            async with self._host.pool.lease(spec) as loaded:
-                text = work.data.decode("utf-8")
-                array = await asyncio.to_thread(cast(Tokenizes, loaded).tokenize, text, truncate=work.truncate)
-            self._submit(spec, cast(Task, work.task), work, array)
+            tokens = work.tokenize
+            payload = await (self._tokens(spec, work) if tokens else asyncio.to_thread(wire.payload_of, work))
+            self._submit(spec, task, work, payload)
         except ModelMoraError as error:
             self._answer(work.id, Failed(error))
         except Exception as cause:
@@ -213,6 +215,11 @@ class _Stream:
         finally:
             self._preparing.pop(work.id, None)
             self._wake.set()
+
+    async def _tokens(self, spec: ModelSpec, work: pb.Work) -> Payload:
+        async with self._host.pool.lease(spec) as loaded:
+            text = work.data.decode("utf-8")
+            return await asyncio.to_thread(cast(Tokenizes, loaded).tokenize, text, truncate=work.truncate)
 
     def _asked(self, work: pb.Work) -> tuple[ModelSpec, Task]:
         if work.task not in TASKS:
@@ -244,12 +251,22 @@ class _Stream:
     def _answer(self, work_id: int, outcome: Outcome[Computed]) -> None:
         self._jobs.pop(work_id, None)
         match outcome:
+            case Ok(value) if wire.is_slow_body(value.body):
+                self._preparing[work_id] = asyncio.create_task(self._answer_later(work_id, value))
+                return
             case Ok(value):
                 result = _result(work_id, value)
             case Failed(error):
                 result = pb.Result(id=work_id, error=error_to_wire(error))
         self._results.append(result)
         self._wake.set()
+
+    async def _answer_later(self, work_id: int, value: Computed) -> None:
+        try:
+            self._results.append(await asyncio.to_thread(_result, work_id, value))
+        finally:
+            self._preparing.pop(work_id, None)
+            self._wake.set()
 
     def _tell(self, work_id: int, step: Step) -> None:
         """Only the newest step is kept while the caller is slow."""

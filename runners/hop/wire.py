@@ -77,6 +77,22 @@ def _size(one: pb.Work | pb.Result) -> int:
     return len(one.data if isinstance(one, pb.Work) else one.vector)
 
 
+TEXT_BYTES = 65_536
+"""Texts of more bytes are taken apart in a thread: a million of one letter takes a third of a second."""
+TEXTS = 8_192
+"""More texts are put together in a thread."""
+
+
+def is_slow(message: pb.Work | pb.Result) -> bool:
+    """Whether reading it takes so long that an event loop should not."""
+    return sum(len(one.data) for one in message.parcel.tensors if one.dtype == "bytes") > TEXT_BYTES
+
+
+def is_slow_body(body: Body) -> bool:
+    """Whether writing it takes so long."""
+    return isinstance(body, Parcel) and sum(a.size for a in body.tensors.values() if a.dtype.kind in "OSU") > TEXTS
+
+
 def payload_of(work: pb.Work) -> Payload:
     """What is to be computed; raises ValueError where bytes and shape do not fit."""
     if work.HasField("parcel"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelmora.domain.faults import mismatch
 from modelmora.domain.features import Categories, Numbers, Pictures, Prepared, Table
-from modelmora.errors import Fault, InputError, SchemaMismatch
+from modelmora.errors import Fault, InputError, LimitExceeded, SchemaMismatch
 from runners.preprocess import prepare_image
 
 if TYPE_CHECKING:
@@ -18,27 +19,88 @@ if TYPE_CHECKING:
 _LUMA = np.array([19595, 38470, 7471], np.uint32)
 """Red, green and blue of 65,536ths (Pillow's libImaging/Convert.c)."""
 
+PICTURES_BYTES = 64 * 2**20
+"""So much the pictures take that are computed together, once they are tensors. One alone may take more: how many
+pixels a picture may have is limited elsewhere."""
+
 
 def prepare(
-    arrays: Mapping[str, NDArray[Any]], prepared: Sequence[Prepared], *, first: int, rows: int, max_pixels: int
-) -> dict[str, NDArray[Any]]:
-    """The model's inputs of `rows` rows, of which the request's `first` is the first.
+    arrays: Mapping[str, NDArray[Any]],
+    prepared: Sequence[Prepared],
+    *,
+    first: int,
+    rows: int,
+    max_pixels: int,
+    whole: bool = False,
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """The model's inputs of the first of `rows` rows, and of how many: as many as have room for their pictures.
 
-    Raises SchemaMismatch with every picture and category that is none.
+    `first` is the place of the first one in the request; `whole`: they cannot be parted. Raises SchemaMismatch with
+    every picture and category that is none, LimitExceeded where what cannot be parted has no room.
     """
-    given, faults = dict(arrays), list[Fault]()
+    faults = list[Fault]()
+    pictures = _pictures(arrays, prepared, _Decoding(first, max_pixels, whole, faults, PICTURES_BYTES))
+    if not whole:
+        rows = min((len(own) for own in pictures.values()), default=rows)
+        arrays = {name: array[:rows] for name, array in arrays.items()} if pictures else arrays
+    given = dict(arrays)
     for one in prepared:
         match one:
             case Pictures():
-                files = given.pop(one.input).tolist()
-                pictures = [_picture(file, one, first + row, faults, max_pixels) for row, file in enumerate(files)]
-                given[one.tensor] = _stacked([each for each in pictures if each is not None], one, first, faults)
+                del given[one.input]
+                kept = pictures[one.tensor] if whole else pictures[one.tensor][:rows]
+                given[one.tensor] = _stacked([each for each in kept if each is not None], one, first, faults)
             case Table():
                 columns = [given.pop(column.name, None) for column in one.columns]
                 given[one.tensor] = _table(columns, one, first, rows, faults)
     if faults:
         raise mismatch(faults)
-    return given
+    return given, rows
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """What is known of the pictures of one slice; `left` is the room that they have."""
+
+    first: int
+    max_pixels: int
+    whole: bool
+    faults: list[Fault]
+    left: int
+
+    def all_of(self, files: Sequence[bytes], how: Pictures) -> list[NDArray[Any] | None]:
+        """As many as there is room for, one at least; None for what is no picture. They are of one size: the next takes
+        what the last did."""
+        decoded: list[NDArray[Any] | None] = []
+        size = 0
+        for row, file in enumerate(files):
+            if row and size > self.left:
+                self._full(how, len(files))
+                break
+            picture = _picture(file, how, self.first + row, self.faults, self.max_pixels)
+            size = size if picture is None else picture.size * np.dtype(how.dtype).itemsize
+            self.left -= 0 if picture is None else size
+            decoded.append(picture)
+        return decoded
+
+    def _full(self, how: Pictures, count: int) -> None:
+        if self.whole:
+            raise LimitExceeded(
+                f"the {count} pictures of {how.input!r} take more than {PICTURES_BYTES:,} bytes once they are decoded, "
+                "and the model takes them all together",
+                field=f"inputs.{how.input}",
+                found=f"{count} pictures",
+                expected=f"at most {PICTURES_BYTES} bytes",
+            )
+
+
+def _pictures(
+    arrays: Mapping[str, NDArray[Any]], prepared: Sequence[Prepared], decoding: _Decoding
+) -> dict[str, list[NDArray[Any] | None]]:
+    """By the tensor that they become."""
+    return {
+        one.tensor: decoding.all_of(arrays[one.input].tolist(), one) for one in prepared if isinstance(one, Pictures)
+    }
 
 
 def _picture(file: bytes, how: Pictures, row: int, faults: list[Fault], max_pixels: int) -> NDArray[Any] | None:

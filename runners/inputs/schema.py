@@ -11,7 +11,7 @@ from modelmora.domain.features import Pictures, Prepared
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.tensors import Axis, TensorSpec
 from modelmora.errors import Fault
-from runners.inputs.declared import DeclaredTensor, fault, read_declared, refused
+from runners.inputs.declared import Declared, DeclaredTensor, fault, read_declared, refused
 from runners.inputs.preparing import Preparing, shape_text
 
 DEFAULT_MAX_BATCH = 16
@@ -48,7 +48,8 @@ class Own:
 class Schema:
     """The model's own `inputs` and `outputs`; `taken` is what callers send, of which `prepared` makes some inputs.
 
-    `sample` are the sizes of axes of any size, in an input for warm-up.
+    `sample` are the sizes of axes of any size, in an input for warm-up. Of a model that takes batches as far as its
+    files say, `apart` is what it is should its rows turn out to hang together; a sample of that has `one_row` still.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -57,14 +58,17 @@ class Schema:
     prepared: Mapping[str, Prepared]
     batches: bool
     sample: Mapping[str, int]
+    apart: Schema | None = None
+    one_row: bool = False
 
-    def description(self, spec: ModelSpec) -> Description:
-        """The model as callers see it."""
+    def description(self, spec: ModelSpec, *, proven: bool = False) -> Description:
+        """The model as callers see it; `proven`: its rows were seen not to hang together."""
         return Description(
             model=spec.key,
             inputs=self.taken,
             outputs=self.outputs,
             batches=self.batches,
+            proven=proven or not self.batches,
             prepared=tuple(self.prepared.values()),
             max_batch=(spec.batching.max_batch or DEFAULT_MAX_BATCH) if self.batches else 1,
         )
@@ -72,6 +76,8 @@ class Schema:
     def sample_shape(self, spec: TensorSpec) -> tuple[int, ...]:
         """Of one of the model's inputs: one row, and a picture's sides."""
         sizes = [axis if isinstance(axis, int) else self._sample(axis or "") for axis in spec.shape]
+        if self.one_row and sizes and not isinstance(spec.shape[0], int):
+            sizes[0] = 1
         pictures = self.prepared.get(spec.name)
         if isinstance(pictures, Pictures) and pictures.how.height:
             at = 2 if pictures.layout == "NCHW" else 1
@@ -93,13 +99,26 @@ def read_schema(spec: ModelSpec, own: Own, *, also: Sequence[str]) -> Schema:
         raise refused(spec, faults)
     inputs, outputs = _merged(declared.inputs, own.inputs), _merged(declared.outputs, own.outputs)
     batches = _batches(inputs, outputs, strictly=bool(declared.inputs))
-    if batches:
-        inputs, outputs = (tuple(_of_batch(one) for one in specs) for specs in (inputs, outputs))
+    if not batches:
+        return _schema(spec, declared, inputs, outputs, batches=False)
+    of_batch = (tuple(_of_batch(one) for one in specs) for specs in (inputs, outputs))
+    whole = _schema(spec, declared, *of_batch, batches=True)
+    return replace(whole, apart=replace(_schema(spec, declared, inputs, outputs, batches=False), one_row=True))
+
+
+def _schema(
+    spec: ModelSpec,
+    declared: Declared,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    *,
+    batches: bool,
+) -> Schema:
     preparing = Preparing(inputs)
     for index, one in enumerate(declared.preprocess):
         preparing.add(index, one)
     taken = preparing.taken()
-    faults = [*preparing.faults, *_sample_faults(declared.sample, inputs)]
+    faults = [*preparing.faults, *_sample_faults(declared.sample, inputs, batches=batches)]
     if faults:
         raise refused(spec, faults)
     return Schema(
@@ -157,10 +176,14 @@ def _differences(place: str, one: DeclaredTensor, own: TensorSpec, *, any_shape:
             yield fault(f"{place}.labels", said, found=len(one.labels), expected=str(last))
 
 
-def _sample_faults(sample: Mapping[str, int], inputs: Sequence[TensorSpec]) -> Iterator[Fault]:
+def _sample_faults(sample: Mapping[str, int], inputs: Sequence[TensorSpec], *, batches: bool) -> Iterator[Fault]:
     axes = sorted({axis for one in inputs for axis in one.shape if isinstance(axis, str)})
     for name in sample:
-        if name not in axes:
+        if batches and name == BATCH:
+            said = "a sample is one row of a batch; how many are computed together is batching.max_batch"
+            there = ", ".join(axis for axis in axes if axis != BATCH) or "no axis"
+            yield fault(f"config.sample.{BATCH}", said, found=sample[name], expected=there)
+        elif name not in axes:
             near = difflib.get_close_matches(name, axes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             there = ", ".join(axes) or "none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from modelmora.domain.description import Description
 from modelmora.domain.faults import mismatch
+from modelmora.domain.features import Categories, Table
 from modelmora.domain.tensors import FLOATS, ITEM_BYTES, Tensor, TensorSpec
 from modelmora.errors import Fault, SchemaMismatch
 from runners.inputs.arrays import to_array
@@ -28,7 +29,7 @@ def checked(inputs: Mapping[str, Tensor], description: Description) -> dict[str,
     """The arrays of a request, over its own bytes; raises SchemaMismatch with every fault."""
     specs = {spec.name: spec for spec in description.inputs}
     faults = [*_names(inputs, specs, description.model)]
-    sizes = _Sizes()
+    sizes, known = _Sizes(), _known(description)
     arrays: dict[str, NDArray[Any]] = {}
     for name, spec in specs.items():
         if name in inputs:
@@ -37,7 +38,7 @@ def checked(inputs: Mapping[str, Tensor], description: Description) -> dict[str,
             faults += wrong
             if array is not None:
                 arrays[name] = array
-                faults += _values(array, spec)
+                faults += [*_values(array, spec), *_categories(array, spec, known.get(name))]
     if not inputs and not faults:
         faults.append(_fault("", "the request has no inputs", expected=", ".join(specs)))
     if faults:
@@ -115,6 +116,24 @@ def _values(array: NDArray[Any], spec: TensorSpec) -> Iterator[Fault]:
             yield _value(array.view(np.uint8), wrong, spec, "booleans that are neither 0 nor 1", "0 or 1")
     else:
         yield from _numbers(array, spec)
+
+
+def _known(description: Description) -> dict[str, Sequence[int]]:
+    """The categories of the columns of integers that take no others; those of texts are their labels."""
+    columns = [column for one in description.prepared if isinstance(one, Table) for column in one.columns]
+    return {
+        column.name: column.numbers
+        for column in columns
+        if isinstance(column, Categories) and column.numbers and column.unknown == "refuse"
+    }
+
+
+def _categories(array: NDArray[Any], spec: TensorSpec, known: Sequence[int] | None) -> Iterator[Fault]:
+    """Here and not slice by slice: nothing is computed of a table with a row that is refused."""
+    wrong = np.False_ if known is None else ~np.isin(array, known)
+    if known is not None and np.any(wrong):
+        expected = ", ".join(map(str, known[:20])) + (", ..." if len(known) > 20 else "")
+        yield _value(array, wrong, spec, "integers that are none of its categories", expected)
 
 
 def _numbers(array: NDArray[Any], spec: TensorSpec) -> Iterator[Fault]:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from modelmora.domain.description import Description
 from modelmora.domain.memory import Held, Resting
 from modelmora.domain.models import ModelSpec, State
 from modelmora.errors import ModelMoraError
@@ -20,19 +21,23 @@ class Entry:
     """One model's place in the pool.
 
     `leases` hold it; `claims` are those and the ones still waiting for it: a claimed model is not evicted.
-    `bytes` of `device`'s memory are taken: reserved before it is loaded, given back when it is gone.
+    `bytes` of `device`'s memory are taken: reserved before it is loaded, given back when it is gone. A load that failed
+    and said so is not tried before `again_at`. `described` is what the model said of itself when it was last loaded.
     """
 
     spec: ModelSpec
     state: State = "unloaded"
     loaded: Loaded | None = None
+    described: Description | None = None
     device: str = "cpu"
     bytes: int = 0
     leases: int = 0
     claims: int = 0
     used_at: float = 0.0
+    again_at: float = 0.0
     error: ModelMoraError | None = None
     loading: asyncio.Task[Loaded] | None = None
+    converting: asyncio.Task[None] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     tells: list[Tell] = field(default_factory=list)
     idle: Signal = field(default_factory=Signal)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-# Read once, at the import: without it onnxruntime reports to its maker, from a thread that a forked engine lacks.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnxruntime as ort
@@ -22,6 +18,8 @@ from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory, Sche
 from runners.inputs.schema import Schema
 from runners.networks.exhaustion import is_out_of_memory
 from runners.networks.tensors.batches import TensorBatches, first_line
+from runners.networks.tensors.samples import sample_of
+from runners.networks.tensors.trying import tried
 from runners.payload import Parcel
 from runners.provider import Tell
 
@@ -51,7 +49,7 @@ class OnnxModel:
     precision: str = "fp32"
 
     def sample(self, task: Task) -> Parcel:
-        return self.batches.sample()
+        return sample_of(self.batches.schema)
 
     def predict(self, batch: Sequence[Parcel], *, threads: int = 0, tell: Tell | None = None) -> Sequence[Parcel]:
         return self.batches.predict(batch)
@@ -95,15 +93,14 @@ def load_session(
     """Raises ModelLoadFailed, ArtifactCorrupt, OutOfMemory."""
     providers, device = _providers(spec, device)
     session = Session(spec.key, _opened(spec, path, _options(schema, threads), providers))
-    model = OnnxModel(
-        description=schema.description(spec),
+    batches = tried(spec, schema, session)
+    return OnnxModel(
+        description=batches.schema.description(spec, proven=True),
         device=device,
         weight_bytes=weight_bytes,
-        batches=TensorBatches(schema, session),
+        batches=batches,
         session=session,
     )
-    model.batches.try_out(spec)
-    return model
 
 
 def _options(schema: Schema, threads: int) -> ort.SessionOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, at the import: 
 
 import structlog
 import tensorflow as tf
+from tensorflow.python.eager import cancellation
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, OutOfMemory, SchemaMismatch
 from runners.inputs.schema import Schema
 from runners.networks.tensors.batches import TensorBatches, first_line
+from runners.networks.tensors.samples import sample_of
+from runners.networks.tensors.trying import tried
 from runners.payload import Parcel
 from runners.provider import Tell
 
@@ -41,7 +44,7 @@ class TensorFlowModel:
     precision: str = "fp32"
 
     def sample(self, task: Task) -> Parcel:
-        return self.batches.sample()
+        return sample_of(self.batches.schema)
 
     def predict(self, batch: Sequence[Parcel], *, threads: int = 0, tell: Tell | None = None) -> Sequence[Parcel]:
         return self.batches.predict(batch)
@@ -53,15 +56,16 @@ class TensorFlowModel:
 
 @dataclass(slots=True)
 class Program:
-    """A loaded signature as a `Run`. `root` holds the variables, which go with it."""
+    """A loaded signature as a `Run`. `root` holds the variables, which go with it; `ending` ends its samples."""
 
     model: str
     root: Any
     function: Any
+    ending: Any = field(default_factory=cancellation.CancellationManager)
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]], wanted: Sequence[str]) -> Mapping[str, NDArray[Any]]:
         try:
-            given = self.function(**{name: tf.constant(one) for name, one in feeds.items()})
+            given = self._given({name: tf.constant(one) for name, one in feeds.items()})
             return {name: given[name].numpy() for name in wanted}
         except tf.errors.ResourceExhaustedError as cause:
             raise OutOfMemory(f"{self.model}: this batch takes more memory than there is") from cause
@@ -71,7 +75,23 @@ class Program:
             ) from cause
 
     def stop(self) -> None:
-        """TensorFlow cannot end what runs."""
+        """Ends a sample at its next operation."""
+        if self.ending is not None:
+            self.ending.start_cancel()
+
+    def tried(self) -> None:
+        """From now on nothing is ended."""
+        self.ending = None
+
+    def _given(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.ending is not None:
+            with cancellation.CancellationManagerContext(self.ending):
+                return dict(self.function(**feeds))
+        try:
+            return dict(self.function(**feeds))
+        except tf.errors.CancelledError:
+            # TensorFlow has one such context for all its threads: what ended the sample of another model ended this.
+            return dict(self.function(**feeds))
 
 
 def load_program(
@@ -82,14 +102,14 @@ def load_program(
     if device != "cpu":
         log.warning("device_fallback", model=spec.key, declared=device, device="cpu", why="tensorflow runs on the CPU")
     program = _opened(spec, folder, signature)
-    model = TensorFlowModel(
-        description=schema.description(spec),
+    batches = tried(spec, schema, program)
+    program.tried()
+    return TensorFlowModel(
+        description=batches.schema.description(spec, proven=True),
         weight_bytes=weight_bytes,
-        batches=TensorBatches(schema, program),
+        batches=batches,
         program=program,
     )
-    model.batches.try_out(spec)
-    return model
 
 
 def _take_threads(threads: int) -> None:

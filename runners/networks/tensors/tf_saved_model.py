@@ -133,12 +133,11 @@ def _axis(dim: memoryview) -> Axis:
 
 def _refused(graph: memoryview) -> Iterator[str]:
     """The operations that are not served, in the graph and in every function."""
-    functions = dict(_functions(graph))
     calling = b"".join(_calling(graph))
     for node in (one for part in messages(graph, 2) for one in messages(part, 1)):
         yield from _wrong(text(node, 2), saver=False)
-    for name, function in functions.items():
-        saver = _SAVER.fullmatch(name) is not None and name.encode() not in calling
+    for name, function in _functions(graph):
+        saver = _SAVER.fullmatch(name) is not None and name.encode() not in calling and not _stands_for(function)
         for node in messages(function, 3):
             yield from _wrong(text(node, 2), saver=saver)
 
@@ -157,9 +156,19 @@ def _functions(graph: memoryview) -> Iterator[tuple[str, memoryview]]:
                 yield names[-1] if names else "", function
 
 
+def _stands_for(function: memoryview) -> bool:
+    """Whether an attribute offers it in the place of others: TensorFlow's optimiser exchanges functions of one
+    `api_implements` where they are called (grappler/optimizers/implementation_selector.cc)."""
+    names = [text(entry, 1) for entry in messages(function, 5)]
+    return any("implements" in name or not name.startswith("_") for name in names)
+
+
 def _calling(graph: memoryview) -> Iterator[bytes]:
-    """What could call a function when the model is loaded or run: the objects, other functions, gradients."""
+    """What could call a function when the model is loaded or run: the objects, other functions and what their
+    attributes and their arguments' name, gradients."""
     yield from map(bytes, messages(graph, 7))
     for library in (one for part in messages(graph, 2) for one in messages(part, 2)):
-        yield from (bytes(node) for function in messages(library, 1) for node in messages(function, 3))
+        for function in messages(library, 1):
+            yield from (bytes(one) for number in (3, 5, 7) for one in messages(function, number))
+            yield from (bytes(one) for signature in messages(function, 1) for one in messages(signature, 4))
         yield from (bytes(one) for number in (2, 3) for one in messages(library, number))
