@@ -9,6 +9,7 @@ from modelmora.domain.description import Description
 from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from runners import precision
+from runners.engines.towers import Towers, refuse_exported
 from runners.networks.hf import config as hf_config
 from runners.networks.hf.processor import PROCESSOR_OF, read_preprocess
 from runners.networks.json_files import Json
@@ -58,7 +59,7 @@ class ClassifierProvider:
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
     ) -> Classifier:
         """`precision: auto` is fp32 here: what it was found to be is put into `spec` before."""
-        hf_config.refuse_engine(spec)
+        refuse_exported(spec)
         description, given = self.describe(spec, folder), hf_config.given(spec, folder)
 
         from runners.networks.cores import use_threads  # noqa: PLC0415 - torch, which describing needs not
@@ -74,11 +75,20 @@ class ClassifierProvider:
         return network
 
     def precisions(self, device: str) -> tuple[Concrete, ...]:
-        """See `precision.Choosable`."""
+        """See `forms.Choosable`."""
         return precision.native(device)
 
+    def towers(self, spec: ModelSpec, folder: Path | None) -> Towers:
+        """See `engines.towers.Exportable`."""
+        from runners.networks.hf.build import build  # noqa: PLC0415 - torch
+        from runners.networks.hf.towers import LogitTower  # noqa: PLC0415
+
+        given = hf_config.given(spec, folder)
+        network, how = build(spec, _read(spec, given), given, classifier=True), self.describe(spec, given).image
+        return Towers({"classify": LogitTower(network, how).eval()})
+
     def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
-        """See `precision.Choosable`."""
+        """See `forms.Choosable`."""
         return hf_config.files(spec, hf_config.given(spec, folder))
 
 

@@ -49,7 +49,7 @@ def lanes_of(share: devices.Share) -> Lanes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
     """How one worker is set up; `index` counts from 1 and only names the socket; `parity` is where decisions on
-    precision are kept, `engines` where networks that were exported are (None: nowhere)."""
+    forms are kept, `engines` where networks that were exported are (None: nowhere)."""
 
     group: str
     index: int
@@ -83,13 +83,17 @@ class RunnerHost:
         self.changed = Signal()
         self.decisions = Decisions(settings.parity)
         self.examining = asyncio.Lock()
-        conversions = Conversions(settings.engines, self.decisions, threads=settings.share.threads)
+        self.conversions = Conversions(settings.engines, self.decisions, threads=settings.share.threads)
+
+        def deciding(name: str) -> Deciding:
+            return Deciding(providers(name), self.decisions, self.conversions)
+
         self.pool = Pool(
-            lambda name: Deciding(providers(name), self.decisions, conversions),
+            deciding,
             locate,
             share=settings.share,
             on_change=self.changed.set,
-            convert=lambda spec, folder: conversions.ensure(spec, providers(spec.provider), folder),
+            convert=lambda spec, folder, device: deciding(spec.provider).convert(spec, folder, device),
         )
         self.batcher = Batcher(
             self.pool, lanes=lanes_of(settings.share), patience=Patience(hang_s=settings.hang_s), on_hang=end_soon

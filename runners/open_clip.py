@@ -11,7 +11,7 @@ from modelmora.domain.layout import TOKENIZER, Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners import precision
-from runners.engines.towers import Towers
+from runners.engines.towers import Towers, refuse_exported
 from runners.networks.open_clip.config import describe, read_config
 from runners.networks.open_clip.scoring import read_scoring
 from runners.precision import Concrete
@@ -51,7 +51,7 @@ class OpenClipProvider:
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
     ) -> OpenClip:
         """`precision: auto` is fp32 here: what it was found to be is put into `spec` before."""
-        _refuse_engine(spec)
+        refuse_exported(spec)
         folder = _given(spec, folder)
         format_ = precision.permitted(spec, device)
         config = read_config(spec, folder)
@@ -64,7 +64,7 @@ class OpenClipProvider:
         )
 
     def precisions(self, device: str) -> tuple[Concrete, ...]:
-        """See `precision.Choosable`."""
+        """See `forms.Choosable`."""
         return precision.native(device)
 
     def towers(self, spec: ModelSpec, folder: Path | None) -> Towers:
@@ -75,7 +75,7 @@ class OpenClipProvider:
         return load_towers(spec, read_config(spec, given), given, self.describe(spec, given))
 
     def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
-        """See `precision.Choosable`."""
+        """See `forms.Choosable`."""
         from runners.networks.open_clip.weights import find_weights  # noqa: PLC0415 - torch
 
         given = _given(spec, folder)
@@ -86,11 +86,6 @@ def _given(spec: ModelSpec, folder: Path | None) -> Path:
     if folder is None:
         raise ModelLoadFailed(f"{spec.key}: provider open_clip needs a folder with open_clip_config.json and weights")
     return folder
-
-
-def _refuse_engine(spec: ModelSpec) -> None:
-    if spec.exported:
-        raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} loads what was exported for it", field="engine")
 
 
 PROVIDER: Provider[Embeds] = OpenClipProvider()

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import structlog
 
+from modelmora.domain.description import Description
 from modelmora.domain.models import ModelSpec, State, Task
 from modelmora.errors import InternalError, ModelLoadFailed, ModelMoraError, OutOfMemory
 from modelmora.ports import Footprint, Holding
@@ -28,8 +29,8 @@ from runners.provider import AnyProvider, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
-Convert: TypeAlias = Callable[[ModelSpec, Path | None], Awaitable[None]]
-"""Makes the files that loading needs besides the model's own; other models are loaded meanwhile."""
+Convert: TypeAlias = Callable[[ModelSpec, Path | None, str], Coroutine[None, None, None]]
+"""Makes the files that loading on a device needs besides the model's own; other models are loaded meanwhile."""
 
 RunInQuiet: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Runs the work in a thread while nothing else computes."""
@@ -98,13 +99,15 @@ class Pool:
             return self._entries[spec.key]
 
     async def unload(self, spec: ModelSpec) -> Entry:
-        """Waits for running work, then frees; idempotent."""
+        """Waits for running work, then frees; idempotent. A model that is still being exported is given up at once."""
         entry = self._entry(spec)
+        if entry.converting is not None:
+            entry.converting.cancel()
         while entry.loading is not None or entry.state == "unloading":
             await (entry.freed.next().wait() if entry.loading is None else asyncio.wait({entry.loading}))
         if entry.state == "loaded":
             await self._retire(entry)
-        entry.error = None
+        entry.error, entry.again_at = None, 0.0
         self._show(entry, "unloaded")
         return entry
 
@@ -140,6 +143,11 @@ class Pool:
         entry = self._entries.get(spec.key)
         return entry.loaded if entry and entry.state == "loaded" else None
 
+    def described(self, spec: ModelSpec) -> Description | None:
+        """What the model said of itself when it was last loaded: some know more of it then than their files say."""
+        entry = self._entries.get(spec.key)
+        return entry.described if entry else None
+
     async def close(self) -> None:
         """Frees everything without waiting for leases; what is still loading is given up."""
         await self._idleness.close()
@@ -163,10 +171,17 @@ class Pool:
                     await entry.freed.next().wait()
                     continue
                 if entry.loading is None:
+                    self._refuse_again(entry)
                     entry.loading = asyncio.create_task(self._load(entry))
                     entry.loading.add_done_callback(lambda task: task.cancelled() or task.exception())
                 await asyncio.shield(entry.loading)
             return entry.loaded
+
+    def _refuse_again(self, entry: Entry) -> None:
+        """A load that failed and said when it may be tried again, such as one that hung, is not tried before."""
+        left = entry.again_at - self._clock()
+        if entry.error is not None and left > 0:
+            raise ModelLoadFailed(entry.error.detail, field=entry.error.field, retry_after_s=left)
 
     @contextlib.contextmanager
     def _leased(self, entry: Entry) -> Iterator[None]:
@@ -184,22 +199,41 @@ class Pool:
         self._show(entry, "loading")
         try:
             folder = self._locate(spec)
-            if self._convert is not None:
-                await self._convert(spec, folder)
             entry.device = await self._loader.prepare(spec)
+            await self._converted(entry, folder)
             loaded = await self._open_in_room(entry, folder)
         except Exception as cause:
             entry.error, entry.loading = _failure(spec, cause), None
+            if isinstance(cause, ModelLoadFailed):
+                entry.again_at = self._clock() + (cause.retry_after_s or 0.0)
             self._show(entry, "failed")
             telemetry.LOADS.labels(spec.name, spec.version, entry.error.code).inc()
             raise entry.error from cause
         entry.loaded, entry.loading, entry.error = loaded, None, None
+        entry.described = loaded.description
         entry.used_at = self._clock()
         self._entries.move_to_end(spec.key)
         self._show(entry, "loaded")
         self._idleness.appeared(entry)
         _note(entry, time.monotonic() - started)
         return loaded
+
+    async def _converted(self, entry: Entry, folder: Path | None) -> None:
+        """Its other files are made; raises what that raises, and ModelLoadFailed where it was unloaded meanwhile."""
+        if self._convert is None:
+            return
+        device = self._loader.device_of(entry.spec)
+        entry.converting = asyncio.create_task(self._convert(entry.spec, folder, device))
+        try:
+            await entry.converting
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            said = f"{entry.spec.key} was unloaded while its networks were exported; load it again"
+            raise ModelLoadFailed(said) from None
+        finally:
+            entry.converting.cancel()
+            entry.converting = None
 
     async def _open_in_room(self, entry: Entry, folder: Path | None) -> Loaded:
         """Opens the model once it fits, waiting while what could make room is in use.

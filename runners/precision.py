@@ -1,94 +1,17 @@
-"""Which number format a model computes in: what a device can do, what it does fast, what was measured to be good."""
+"""Which number formats torch computes in: what a device can do, and what it does fast."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Mapping
+from typing import Literal
 
-from modelmora.domain.models import ModelSpec, Task
+from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed
 
-Concrete = Literal["fp32", "bf16", "fp16"]
-BYTES: Mapping[Concrete, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-
-GATE = 0.999
-"""The smallest cosine to fp32, over the samples of either tower, that a narrower format may have."""
-
-WORTHWHILE = 0.9
-"""A narrower format must take at most this share of fp32's time: its rounding is not worth less."""
+Concrete = Literal["fp32", "bf16", "fp16", "int8"]
+BYTES: Mapping[Concrete, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
 _FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-
-
-@runtime_checkable
-class Choosable(Protocol):
-    """What a provider has besides, when its models can compute in several formats."""
-
-    def precisions(self, device: str) -> tuple[Concrete, ...]:
-        """The formats worth measuring on the device, fp32 among them."""
-        ...
-
-    def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
-        """The files that make the model what it is, the weights first; raises ModelLoadFailed without them."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Likeness:
-    """How near the vectors of one tower are to fp32's.
-
-    `lowest` and `mean` cosine over the gate's samples; `overlap`: the mean share of each sample's ten nearest
-    neighbours, among all, that stay; `difference`: the largest of any component.
-    """
-
-    lowest: float
-    mean: float
-    overlap: float
-    difference: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A candidate as it was measured; `ms` of one batch of each tower. `failed` says why it cannot run at all."""
-
-    precision: Concrete
-    likeness: Mapping[Task, Likeness]
-    ms: Mapping[Task, float]
-    failed: str | None = None
-
-    @property
-    def passes(self) -> bool:
-        """Whether both towers pass the gate."""
-        likenesses = self.likeness.values()
-        return self.failed is None and bool(likenesses) and min(one.lowest for one in likenesses) >= GATE
-
-    @property
-    def total_ms(self) -> float:
-        return sum(self.ms.values())
-
-
-def choose(candidates: Iterable[Measured]) -> Concrete:
-    """The fastest that passes the gate; fp32 unless a narrower one saves enough. fp32 must be among them."""
-    passing = sorted((one for one in candidates if one.passes), key=lambda one: one.total_ms)
-    full = next(one for one in passing if one.precision == "fp32")
-    worthwhile = (one.precision for one in passing if one.total_ms <= WORTHWHILE * full.total_ms)
-    return next(worthwhile, "fp32")
-
-
-def verdict(one: Measured, fp32: Measured) -> Verdict:
-    """What is to be said of a candidate in one word or two."""
-    if one.precision == "fp32":
-        return "reference"
-    if one.failed is not None:
-        return "failed"
-    if not one.passes:
-        return "below the gate"
-    return "passes" if one.total_ms <= WORTHWHILE * fp32.total_ms else "no faster"
-
-
-Verdict: TypeAlias = Literal["reference", "passes", "no faster", "below the gate", "failed"]
 
 
 def permitted(spec: ModelSpec, device: str) -> Concrete:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,10 +160,10 @@ def compare(
     """Starts everything, checks that all parties give the same embeddings, measures; `keep` after each window."""
     with ExitStack() as stack:
         say("starting our service")
-        ours, precision = _ours(subject, options, folder, say)
+        ours, form = _ours(subject, options, folder, say)
         stack.enter_context(ours.process)
         run = Run(model=subject.name, machine=machine.facts(), conditions=options.conditions())
-        run.conditions["precision"], run.conditions["engine"] = precision, subject.engine
+        run.conditions.update(form)
         bench = Bench(
             run=run, folder=folder, budget=options.budget(0.0), options=options, servers={"ours": ours},
             keep=keep, say=say,
@@ -175,15 +175,17 @@ def compare(
         return run
 
 
-def _ours(subject: Subject, options: Options, folder: Path, say: Callable[[str], None]) -> tuple[Server, str]:
-    """Our service and the precision it computes in: what `auto` means is found out first, for the next start."""
+def _ours(
+    subject: Subject, options: Options, folder: Path, say: Callable[[str], None]
+) -> tuple[Server, Mapping[str, str]]:
+    """Our service and who computes there in what: what `auto` means is found out first, for the next start."""
     server = start_ours(subject, folder, threads=options.threads)
-    if subject.precision != "auto":
-        return server, subject.precision
-    say("finding out the fastest precision that passes the gate")
+    if "auto" not in (subject.precision, subject.engine):
+        return server, {"engine": subject.engine, "precision": subject.precision}
+    say("finding out the fastest engine and precision that pass the gate")
     with server.process:
         report = control.steps(server.http_port, f"/api/v1/models/{subject.name}/verify")[-1]
-    return start_ours(subject, folder, threads=options.threads), str(report["auto"])
+    return start_ours(subject, folder, threads=options.threads), report["auto"]
 
 
 def _start(party: Party, subject: Subject, folder: Path, options: Options) -> Server:

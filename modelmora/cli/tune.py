@@ -33,7 +33,7 @@ def _show(report: Mapping[str, Any]) -> None:
     from rich.table import Table  # noqa: PLC0415 - as above
 
     name = f"{report['model']}@{report['version']}"
-    click.echo(f"{name}, {report['task']} on {report['device']} in {report['precision']}")
+    click.echo(f"{name}, {report['task']} on {report['device']} by {report['engine']} in {report['precision']}")
     table = Table(box=None, pad_edge=False)
     for head in _HEADS:
         table.add_column(head, justify="right" if head not in ("LANES x THREADS", "") else "left")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,7 +26,7 @@ from runners.engines.converted import Converted, open_converted
 from runners.engines.kinds import Format, Kind, asked, library
 from runners.engines.towers import Exportable
 from runners.examinations.decisions import Decisions
-from runners.precision import GATE
+from runners.forms import GATE
 from runners.provider import AnyProvider
 
 log = structlog.get_logger(__name__)
@@ -63,21 +64,36 @@ class Conversions:
         self._clock = clock
 
     async def ensure(self, spec: ModelSpec, provider: object, folder: Path | None) -> None:
-        """Exports the model where it asks for an engine and was not exported yet, in a process of its own.
+        """Exports the model where it asks for an engine and was not exported yet.
+
+        Raises what `report` does, and ModelLoadFailed where its networks are not near enough to torch's in fp32.
+        """
+        if asked(spec) is not None:
+            refuse_far(spec, await self.report(spec, provider, folder))
+
+    async def report(
+        self, spec: ModelSpec, provider: object, folder: Path | None, *, threads: int = 0
+    ) -> Mapping[str, Any]:
+        """How near the networks of a model that asks for an engine are to torch's in fp32; they are made where they
+        are not there, in a process of its own, on so many threads (0: the worker's).
 
         One export runs on a machine at a time; several workers that want the same do it once. Raises ModelLoadFailed
-        (the family cannot be exported, the engine cannot take it, its networks are not near enough to torch's in fp32)
-        and what loading raises. What failed is not tried again for a while.
+        (the family cannot be exported, the engine cannot take it) and what loading raises. What failed is not tried
+        again for a while.
         """
-        wanted = asked(spec)
-        if wanted is None:
-            return
+        if (wanted := asked(spec)) is None:
+            raise ModelLoadFailed(f"{spec.key} is run by torch: nothing is exported", field="engine")
         place = await asyncio.to_thread(self._place, spec, provider, folder, *wanted)
         if not (place / REPORT).is_file():
             async with _alone(place.parent):
                 if not (place / REPORT).is_file():  # meanwhile another worker was faster
-                    await self._try(place, spec, folder, *wanted)
-        refuse_far(spec, await asyncio.to_thread(_report, spec, place))
+                    engine, format_ = wanted
+                    request = Request(
+                        spec=spec, folder=folder, into=place, engine=engine, format=format_,
+                        threads=threads or self._threads,
+                    )  # fmt: skip
+                    await self._try(place, request)
+        return await asyncio.to_thread(_report, spec, place)
 
     def open(self, spec: ModelSpec, provider: AnyProvider, folder: Path | None, *, threads: int) -> Converted | None:
         """The model as another library runs it; None for one that torch runs.
@@ -104,12 +120,12 @@ class Conversions:
         parts = (RULES, of_model, engine, format_, library(engine).version(), *_versions())
         return self._folder / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
-    async def _try(self, place: Path, spec: ModelSpec, folder: Path | None, engine: Kind, format_: Format) -> None:
+    async def _try(self, place: Path, request: Request) -> None:
         """Exports, unless that failed a moment ago."""
         failed = place.with_suffix(".failed.json")
         await asyncio.to_thread(self._refuse_again, failed)
         try:
-            await self._make(place, spec, folder, engine, format_)
+            await self._make(place, request)
         except ModelLoadFailed as error:
             told = json.dumps({"at": self._clock(), "detail": error.detail})
             await asyncio.to_thread(failed.write_text, told, encoding="utf-8")
@@ -122,17 +138,17 @@ class Conversions:
             if 0 < left <= AGAIN_S:
                 raise ModelLoadFailed(str(told["detail"]), retry_after_s=left)
 
-    async def _make(self, place: Path, spec: ModelSpec, folder: Path | None, engine: Kind, format_: Format) -> None:
-        into = await asyncio.to_thread(_fresh, place)
-        request = Request(spec=spec, folder=folder, into=into, engine=engine, format=format_, threads=self._threads)
-        log.info("model_converting", model=spec.name, version=spec.version, engine=engine, precision=format_)
+    async def _make(self, place: Path, request: Request) -> None:
+        spec, into = request.spec, await asyncio.to_thread(_fresh, place)
+        told = {"engine": request.engine, "precision": request.format}
+        log.info("model_converting", model=spec.name, version=spec.version, **told)
         try:
             async with asyncio.timeout(self._patience_s):
-                report = await _run(request)
+                report = await _run(replace(request, into=into))
             await asyncio.to_thread(_keep, into, place)
             log.info("model_converted", model=spec.name, version=spec.version, **{k: report[k] for k in _TOLD})
         except TimeoutError:
-            said = f"its export for {engine} took longer than {self._patience_s:.0f} s and was ended"
+            said = f"its export for {request.engine} took longer than {self._patience_s:.0f} s and was ended"
             raise ModelLoadFailed(f"{spec.key}: {said}") from None
         finally:
             shutil.rmtree(into, ignore_errors=True)

@@ -61,10 +61,19 @@ def library(kind: Kind) -> EngineLibrary:
     return cast(EngineLibrary, importlib.import_module(f"runners.engines.{kind}").LIBRARY)
 
 
+def installed(kind: Kind) -> bool:
+    """Whether the library is there."""
+    try:
+        library(kind).version()
+    except ModelLoadFailed:
+        return False
+    return True
+
+
 def asked(spec: ModelSpec) -> tuple[Kind, Format] | None:
     """What the model is declared to be run by, and in; None: by torch.
 
-    `auto` is torch, and fp32, until it was found to be something else. Raises ModelLoadFailed naming what the engine
+    An `auto` that was not found to be something else is torch, and fp32. Raises ModelLoadFailed naming what the engine
     can compute in.
     """
     if not spec.exported:

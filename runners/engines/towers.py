@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from modelmora.domain.models import ModelSpec, Task
+from modelmora.errors import ModelLoadFailed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +19,12 @@ class Towers:
     """One fp32 module a task: uint8 (n, height, width, 3) or int32 (n, context) in, float32 (n, d) rows out."""
 
     modules: Mapping[Task, nn.Module]
+
+
+def refuse_exported(spec: ModelSpec) -> None:
+    """Raises ModelLoadFailed for a model that another library than torch is to run, where that is not set up."""
+    if spec.exported:
+        raise ModelLoadFailed(f"{spec.key}: engine {spec.engine!r} loads what was exported for it", field="engine")
 
 
 @runtime_checkable

@@ -1,1 +1,1 @@
-"""How near and how fast a model is: parity, `verify`, `tune`, what `precision: auto` means."""
+"""How near and how fast a model is: parity, `verify`, `tune`, what `auto` means."""

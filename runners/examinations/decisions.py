@@ -1,30 +1,34 @@
-"""What `precision: auto` was found to mean: small files in the data folder, shared by all workers of a machine."""
+"""What `auto` was found to mean, of engines and precisions: small files in the data folder, for all workers."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import structlog
 
 from modelmora.domain.description import Description
 from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
+from modelmora.errors import ModelLoadFailed
 from runners import precision
-from runners.precision import BYTES, Concrete
+from runners.engines.kinds import FORMATS, library
+from runners.forms import Choosable, Form, allowed, first, undecided
+from runners.precision import BYTES
 from runners.provider import AnyProvider, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
-RULES = "1"
-"""Part of every key: what was decided by other samples or another gate is decided anew."""
+RULES = "2"
+"""Part of every question: what was decided by other samples or another gate is decided anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +41,42 @@ class Decisions:
     folder: Path | None
 
     def key(self, spec: ModelSpec, files: Sequence[Path], device: str) -> str:
-        """What the decision depends on, in 32 letters; the digests of files that did not change are remembered."""
-        parts = [RULES, precision.hardware(device), json.dumps(dict(spec.config), sort_keys=True, default=str)]
+        """The model's content and what runs it, in 32 letters; digests of files that did not change are remembered."""
+        parts = [precision.hardware(device), json.dumps(dict(spec.config), sort_keys=True, default=str)]
         return _short("\n".join([*parts, *(self._digest(file) for file in files)]))
 
-    def stored(self, key: str) -> Concrete | None:
-        """What was decided, if it was."""
-        told = self._read(f"{key}.json").get("precision")
-        return cast(Concrete, told) if told in BYTES else None
+    def question(self, spec: ModelSpec, provider: Choosable, folder: Path | None, device: str) -> str:
+        """What a decision stands for, in 32 letters: the model's content, and the forms there are to choose from."""
+        of_model = self.key(spec, provider.files(spec, folder), device)
+        among = allowed(spec, provider, device)
+        versions = (library(one.engine).version() for one in among if one.engine != "torch")
+        return _short("\n".join((RULES, of_model, *(str(one) for one in among), *versions)))
 
-    def store(self, key: str, decided: Concrete, facts: Mapping[str, Any]) -> None:
+    def stored(self, question: str) -> Form | None:
+        """What was decided, if it was."""
+        told = self._read(f"{question}.json")
+        if told.get("precision") not in BYTES or told.get("engine") not in ("torch", *FORMATS):
+            return None
+        return Form(told["engine"], told["precision"])
+
+    def store(self, question: str, decided: Form, facts: Mapping[str, Any]) -> None:
         """Replaces the file in one step; `facts` are for those who read it."""
-        self._write(f"{key}.json", {"precision": decided, **facts})
+        self._write(f"{question}.json", {**decided.to_dict(), **facts})
+
+    def withdraw(self, question: str) -> None:
+        """What was decided does not hold any more; it is found out anew."""
+        if self.folder is not None:
+            (self.folder / f"{question}.json").unlink(missing_ok=True)
 
     def resolved(self, spec: ModelSpec, provider: object, folder: Path | None, device: str) -> ModelSpec:
-        """The model as it is to be loaded: `auto` is what was decided, if something was; all else stays as it is."""
-        if spec.precision != "auto" or not isinstance(provider, precision.Choosable):
+        """The model as it is to be loaded: `auto` is what was decided, else torch and fp32 as far as they are open.
+
+        All else, and families that have one form only, stay as they are.
+        """
+        if not undecided(spec) or not isinstance(provider, Choosable):
             return spec
-        decided = self.stored(self.key(spec, provider.files(spec, folder), device))
-        return spec if decided is None else replace(spec, precision=decided)
+        decided = self.stored(self.question(spec, provider, folder, device))
+        return (decided or first(spec, provider, device)).put_into(spec)
 
     @contextlib.contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
@@ -113,6 +134,10 @@ class Decisions:
 class Converting(Protocol):
     """Where the networks of models lie that another library runs."""
 
+    async def ensure(self, spec: ModelSpec, provider: object, folder: Path | None) -> None:
+        """Makes them where they are not there; raises ModelLoadFailed."""
+        ...
+
     def open(self, spec: ModelSpec, provider: AnyProvider, folder: Path | None, *, threads: int) -> Loaded | None:
         """None for a model that its provider loads; raises ModelLoadFailed."""
         ...
@@ -121,7 +146,7 @@ class Converting(Protocol):
 class Deciding:
     """A provider that loads `auto` as it was decided, and from elsewhere what another library runs.
 
-    Without a decision the provider itself knows what to do.
+    Each question to the decisions reads files: `load` runs in a thread.
     """
 
     def __init__(self, provider: AnyProvider, decisions: Decisions, conversions: Converting | None = None) -> None:
@@ -144,14 +169,34 @@ class Deciding:
     def prepare(self) -> None:
         self._provider.prepare()
 
+    async def convert(self, spec: ModelSpec, folder: Path | None, device: str) -> None:
+        """Exports the model where it is to be run by another library than torch; raises what that raises.
+
+        An `auto` that was decided to be one which cannot be had any more goes back to torch until it is decided anew.
+        """
+        if self._conversions is None:
+            return
+        wanted = await asyncio.to_thread(self._decisions.resolved, spec, self._provider, folder, device)
+        try:
+            await self._conversions.ensure(wanted, self._provider, folder)
+        except ModelLoadFailed as error:
+            if not undecided(spec) or first(spec, self._provider, device).put_into(spec) == wanted:
+                raise
+            await asyncio.to_thread(self._withdraw, spec, folder, device)
+            log.warning("decision_withdrawn", model=spec.name, version=spec.version, why=error.detail)
+
+    def _withdraw(self, spec: ModelSpec, folder: Path | None, device: str) -> None:
+        if isinstance(self._provider, Choosable):
+            self._decisions.withdraw(self._decisions.question(spec, self._provider, folder, device))
+
     def load(
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
     ) -> Loaded:
-        if self._conversions is not None:  # asked first: what was decided is torch's precision, not another library's
-            converted = self._conversions.open(spec, self._provider, folder, threads=threads)
+        as_decided = self._decisions.resolved(spec, self._provider, folder, device)
+        if self._conversions is not None:
+            converted = self._conversions.open(as_decided, self._provider, folder, threads=threads)
             if converted is not None:
                 return converted
-        as_decided = self._decisions.resolved(spec, self._provider, folder, device)
         return self._provider.load(as_decided, folder, device=device, threads=threads, tell=tell)
 
 

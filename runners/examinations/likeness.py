@@ -12,8 +12,8 @@ import numpy as np
 from modelmora.domain.description import Description
 from modelmora.domain.models import Task
 from modelmora.errors import ModelLoadFailed
+from runners.forms import Likeness
 from runners.inputs.tokenizer import prepare_text
-from runners.precision import Likeness
 from runners.preprocess import prepare_image
 from runners.provider import Tokenizes
 

@@ -1,4 +1,4 @@
-"""`verify`: a model in every format its device is made for, compared with fp32 and timed, beside its running work."""
+"""`verify`: a model in every form it may have, compared with torch in fp32 and timed, beside its running work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,9 +15,21 @@ from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
 from modelmora.ports import Footprint
 from runners import devices
-from runners.examinations.likeness import inputs, likeness, samples
+from runners.examinations.conclusion import Conclusion, Findings
+from runners.examinations.likeness import inputs, samples
 from runners.examinations.trial import AS_ASKED, Pace, Taken, batches, take, time_batches
-from runners.precision import BYTES, GATE, Choosable, Concrete, Measured, choose, verdict
+from runners.forms import (
+    GATE,
+    REFERENCE,
+    Choosable,
+    Form,
+    Likeness,
+    allowed,
+    choose,
+    first,
+    form_of,
+    undecided,
+)
 from runners.provider import Loaded
 
 if TYPE_CHECKING:
@@ -32,13 +44,13 @@ _GOING: set[asyncio.Task[Any]] = set()
 
 @dataclass(slots=True)
 class Course:
-    """How far a verification is, in batches over all its formats."""
+    """How far a verification is, in batches over all its forms."""
 
-    total: int
+    total: int = 0
     done: int = 0
 
-    def step(self, stage: str, format_: str) -> dict[str, Any]:
-        return {"stage": stage, "precision": format_, "done": self.done, "total": self.total}
+    def step(self, stage: str, form: Form) -> dict[str, Any]:
+        return {"stage": stage, **form.to_dict(), "done": self.done, "total": self.total}
 
 
 async def verify(
@@ -46,37 +58,62 @@ async def verify(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Steps, then the report; what `auto` takes from the next load on is stored before it is told.
 
-    The network that serves is measured as it is; every other format is a copy that goes when it is measured. One that
-    cannot be loaded or run is told as such. Raises CapabilityMissing, OutOfMemory (no room for a copy), what loading
-    and the pace raise: then nothing is decided.
+    The network that serves is measured as it is; every other form is a copy that goes when it is measured, exported
+    first where another library runs it. One that cannot be exported, loaded or run is told as such. Raises
+    CapabilityMissing, OutOfMemory (no room for a copy), what loading and the pace raise: then nothing is decided.
     """
-    provider = _choosable(host, spec)
-    if spec.exported:
-        said = "it was compared with torch when it was exported, and is not loaded below the gate"
-        raise CapabilityMissing(f"{spec.key} is run by {spec.engine}: {said}", field="engine")
+    provider, found, course = _choosable(host, spec), Findings(), Course()
     async with host.pool.lease(spec) as loaded:
-        loaded_in = cast(Concrete, loaded.precision)
+        device = loaded.device
+    among = await asyncio.to_thread(allowed, spec, provider, device)
+    async for step in _export(host, spec, among, into=found, course=course, pace=pace):  # which may take minutes
+        yield step
+    async with host.pool.lease(spec) as loaded:
+        serving, usual = form_of(loaded), first(_as_open(spec), provider, device)
         given = await asyncio.to_thread(lambda: inputs(loaded, samples()))
-        formats = tuple(dict.fromkeys((loaded_in, "fp32", *provider.precisions(loaded.device))))
-        course = Course(sum(batches(loaded, items) for items in given.values()) * len(formats))
-        taken, failed = dict[Concrete, Taken](), dict[Concrete, str]()
-        for format_ in formats:
-            yield course.step("loading", format_)
+        forms = tuple(dict.fromkeys((serving, REFERENCE, usual, *among)))
+        there = [form for form in forms if form not in found.far and form not in found.failed]
+        course.total = sum(batches(loaded, items) for items in given.values()) * len(there)
+        for form in there:
+            yield course.step("loading", form)
             try:
-                async with _network(host, spec, loaded, format_, deadline=deadline, pace=pace) as network:
-                    taken[format_] = Taken()
-                    async for _ in take(host.batcher, network, given, into=taken[format_], pace=pace):
+                async with _network(host, spec, loaded, form, deadline=deadline, pace=pace) as network:
+                    found.taken[form] = Taken()
+                    async for _ in take(host.batcher, network, given, into=found.taken[form], pace=pace):
                         course.done += 1
-                        yield course.step("measuring", format_)
-                    async for _ in time_batches(host.batcher, network, given, beside=loaded, taken=taken, pace=pace):
+                        yield course.step("measuring", form)
+                    async for _ in time_batches(
+                        host.batcher, network, given, beside=loaded, taken=found.taken, pace=pace
+                    ):
                         course.done += 1
-                        yield course.step("timing", format_)
+                        yield course.step("timing", form)
             except ModelLoadFailed as error:
-                if format_ in ("fp32", loaded_in) or error.retry_after_s is not None:
+                if form in (REFERENCE, serving) or error.retry_after_s is not None:
                     raise
-                failed[format_] = error.detail
-        measured = [_measured(format_, taken, failed) for format_ in formats]
-        yield {"stage": "report", **await asyncio.to_thread(_conclude, host, spec, provider, loaded, measured)}
+                found.failed[form] = error.detail
+        measured = [found.measured(form) for form in forms]
+        conclusion = Conclusion(measured=measured, usual=usual, auto=choose(measured, usual, among))
+        yield {"stage": "report", **await asyncio.to_thread(_conclude, host, spec, loaded, conclusion)}
+
+
+async def _export(
+    host: RunnerHost, spec: ModelSpec, among: Sequence[Form], *, into: Findings, course: Course, pace: Pace
+) -> AsyncIterator[dict[str, Any]]:
+    """The networks of other libraries, while nothing of the model is held; what cannot be had is among the findings."""
+    for form in among:
+        if form.engine == "torch":
+            continue
+        await pace.turn()
+        yield course.step("exporting", form)
+        wanted, provider = form.put_into(spec), host.provider(spec)
+        try:
+            report = await host.conversions.report(wanted, provider, host.locate(spec), threads=pace.threads)
+        except ModelLoadFailed as error:
+            into.failed[form] = error.detail
+            continue
+        near = {task: Likeness(**told) for task, told in report["likeness"].items()}
+        if any(not one.lowest >= GATE for one in near.values()):
+            into.far[form] = near
 
 
 def _choosable(host: RunnerHost, spec: ModelSpec) -> Choosable:
@@ -86,25 +123,29 @@ def _choosable(host: RunnerHost, spec: ModelSpec) -> Choosable:
     return provider
 
 
+def _as_open(spec: ModelSpec) -> ModelSpec:
+    """The row that `verify` finds an answer for: one that leaves nothing open is told of what `auto` would be."""
+    return spec if undecided(spec) or spec.exported else replace(spec, precision="auto")
+
+
 @contextlib.asynccontextmanager
 async def _network(
-    host: RunnerHost, spec: ModelSpec, loaded: Loaded, format_: Concrete, *, deadline: float, pace: Pace
+    host: RunnerHost, spec: ModelSpec, loaded: Loaded, form: Form, *, deadline: float, pace: Pace
 ) -> AsyncIterator[Loaded]:
-    """The model in a format: the loaded one if it is, else a copy, in the pool's books like any other model."""
-    if loaded.precision == format_:
+    """The model in a form: the loaded one if it is, else a copy, in the pool's books like any other model."""
+    if form_of(loaded) == form:
         yield loaded
         return
     copy = replace(
-        spec,
-        version=f"{spec.version}+{format_}.copy",
-        precision=format_,
+        form.put_into(spec),
+        version=f"{spec.version}+{form.engine}.{form.precision}.copy",
         device=loaded.device,
         default=False,
         pin=False,
     )
     await pace.turn()
-    need, home = _ask_for_room(host, spec, loaded, format_, pace), devices.memory_home(loaded.device)
-    host.pool.inform([Footprint(model=copy.key, device=home, precision=format_, bytes=need)])
+    need, home = _ask_for_room(host, spec, loaded, form, pace), devices.memory_home(loaded.device)
+    host.pool.inform([Footprint(model=copy.key, device=home, precision=copy.form, bytes=need)])
     async with _passing(host, copy, within_s=min(ROOM_S, max(0.0, deadline - time.monotonic()))) as network:
         yield network
 
@@ -131,8 +172,8 @@ async def _passing(host: RunnerHost, copy: ModelSpec, *, within_s: float) -> Asy
             await host.pool.unload(copy)
 
 
-def _ask_for_room(host: RunnerHost, spec: ModelSpec, loaded: Loaded, format_: Concrete, pace: Pace) -> int:
-    """What the copy will take, with batches that are no smaller in a narrower format.
+def _ask_for_room(host: RunnerHost, spec: ModelSpec, loaded: Loaded, form: Form, pace: Pace) -> int:
+    """What the copy will take, with batches that are no smaller in a narrower form.
 
     Raises OutOfMemory where it can never fit beside the model, or not without evicting where that may not be: the pool
     would wait for what cannot come, since the model itself is held meanwhile.
@@ -140,64 +181,29 @@ def _ask_for_room(host: RunnerHost, spec: ModelSpec, loaded: Loaded, format_: Co
     home = devices.memory_home(loaded.device)
     budget, held = host.pool.budget_bytes(home), {one.model: one.bytes for one in host.pool.holdings()}
     own = max(held.get(spec.key, 0), loaded.weight_bytes)
-    ratio = BYTES[format_] / BYTES[cast(Concrete, loaded.precision)]
+    ratio = form.bytes_per_weight / form_of(loaded).bytes_per_weight
     need = int(loaded.weight_bytes * ratio + (own - loaded.weight_bytes) * max(1.0, ratio))
     beside = own if pace.evicts else host.pool.held_bytes(home)
     if budget and beside + need > budget:
         raise OutOfMemory(
-            f"to compare {spec.key} with itself in {format_} takes {need / 2**20:.0f} MiB more; "
+            f"to compare {spec.key} with itself in {form} takes {need / 2**20:.0f} MiB more; "
             f"{beside / 2**20:.0f} of the budget of {budget / 2**20:.0f} MiB are held; raise groups.*.resources.memory"
         )
     return need
 
 
-def _measured(format_: Concrete, taken: dict[Concrete, Taken], failed: dict[Concrete, str]) -> Measured:
-    if format_ in failed:
-        return Measured(precision=format_, likeness={}, ms={}, failed=failed[format_])
-    reference, own = taken["fp32"], taken[format_]
-    near = {task: likeness(rows, reference.vectors[task]) for task, rows in own.vectors.items()}
-    return Measured(precision=format_, likeness=near, ms=own.ms)
-
-
-def _conclude(
-    host: RunnerHost, spec: ModelSpec, provider: Choosable, loaded: Loaded, measured: Sequence[Measured]
-) -> dict[str, Any]:
+def _conclude(host: RunnerHost, spec: ModelSpec, loaded: Loaded, found: Conclusion) -> dict[str, Any]:
     """The report, its decision stored and logged."""
-    told = report(spec, loaded, measured)
-    key = host.decisions.key(spec, provider.files(spec, host.locate(spec)), loaded.device)
-    host.decisions.store(key, told["auto"], {"measured": told})
+    provider, told = _choosable(host, spec), found.report(spec, loaded)
+    question = host.decisions.question(_as_open(spec), provider, host.locate(spec), loaded.device)
+    host.decisions.store(question, found.auto, {"measured": told})
     log.info(
         "precision_resolved",
         model=spec.name,
         version=spec.version,
         device=loaded.device,
-        precision=told["auto"],
-        cosines={one.precision: {task: near.lowest for task, near in one.likeness.items()} for one in measured},
-        ms={one.precision: one.total_ms for one in measured},
+        **found.auto.to_dict(),
+        cosines={str(one.form): {task: near.lowest for task, near in one.likeness.items()} for one in found.measured},
+        ms={str(one.form): one.total_ms for one in found.measured},
     )
     return told
-
-
-def report(spec: ModelSpec, loaded: Loaded, measured: Sequence[Measured]) -> dict[str, Any]:
-    """What was measured, JSON-ready; `passes` is of the model as it is loaded."""
-    fp32 = next(one for one in measured if one.precision == "fp32")
-    return {
-        "model": spec.name,
-        "version": spec.version,
-        "device": loaded.device,
-        "precision": loaded.precision,
-        "declared": spec.precision,
-        "gate": GATE,
-        "passes": any(one.passes for one in measured if one.precision == loaded.precision),
-        "auto": choose(measured),
-        "candidates": [
-            {
-                "precision": one.precision,
-                "verdict": verdict(one, fp32),
-                "likeness": {task: asdict(near) for task, near in one.likeness.items()},
-                "ms": dict(one.ms),
-                "failed": one.failed,
-            }
-            for one in measured
-        ],
-    }

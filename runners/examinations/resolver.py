@@ -1,4 +1,4 @@
-"""Finds out what `precision: auto` means for the models that are loaded, while nobody asks for anything else."""
+"""Finds out what `auto` means for the models that are loaded, while nobody asks for anything else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import Cancelled, ModelMoraError
-from runners.precision import Choosable
+from runners.forms import Choosable, allowed, undecided
 
 if TYPE_CHECKING:
     from runners.host import RunnerHost
@@ -50,7 +50,7 @@ class Resolver:
 
     async def run(self) -> None:
         """Ends when every such model of the group was looked at."""
-        waiting = {spec.key: spec for spec in self._host.models() if _open(spec)}
+        waiting = {spec.key: spec for spec in self._host.models() if undecided(spec)}
         while waiting:
             await self._host.changed.wait(self._look_s)
             for spec in [spec for spec in waiting.values() if self._host.pool.peek(spec) is not None]:
@@ -78,13 +78,15 @@ class Resolver:
             log.exception("precision_unresolved", model=spec.name, version=spec.version)
 
     def _open_question(self, spec: ModelSpec) -> str | None:
-        """The key of a decision that is still to be made; None for a family with one precision."""
+        """The question that is still to be decided; None where there is nothing to choose from."""
         provider, loaded = self._host.provider(spec), self._host.pool.peek(spec)
         if loaded is None or not isinstance(provider, Choosable):
             return None
+        if len(allowed(spec, provider, loaded.device)) < 2:
+            return None
         decisions, folder = self._host.decisions, self._host.locate(spec)
-        key = decisions.key(spec, provider.files(spec, folder), loaded.device)
-        return key if decisions.stored(key) is None else None
+        question = decisions.question(spec, provider, folder, loaded.device)
+        return question if decisions.stored(question) is None else None
 
     async def _measure(self, spec: ModelSpec) -> None:
         from runners.examinations.parity import verify  # noqa: PLC0415 - brings the decoders of pictures and texts
@@ -117,8 +119,3 @@ class Resolver:
                 quiet_since = time.monotonic()
             check()
             await asyncio.sleep(min(self._idle_s, 0.02))
-
-
-def _open(spec: ModelSpec) -> bool:
-    """Whether its precision is to be found out: what another library runs was compared when it was exported."""
-    return spec.precision == "auto" and not spec.exported

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from modelmora.errors import ModelLoadFailed, ModelMoraError
 from runners.batching.lanes import Hung
 from runners.capabilities import rows
 from runners.examinations.likeness import Inputs
-from runners.precision import Concrete
+from runners.forms import Form, form_of
 from runners.provider import Loaded
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ AS_ASKED = Pace()
 class Taken:
     """What one network made of the samples: (samples, dimension) vectors, and milliseconds of a batch.
 
-    On a CPU these are one core's own, without those it gave to others; on another device they are the wall's.
+    On a CPU these are of CPU time, without what it gave to others; on another device they are the wall's.
     """
 
     vectors: dict[Task, NDArray[np.float32]] = field(default_factory=dict)
@@ -70,7 +70,8 @@ async def take(batcher: Batcher, network: Loaded, given: Inputs, *, into: Taken,
         answers: list[NDArray[np.float32]] = []
         for start in range(0, len(items), size):
             await pace.turn()
-            answer, _ = await _run(batcher, network, task, items[start : start + size], threads=pace.threads)
+            batch = items[start : start + size]
+            answer, _ = await _run(batcher, network, task, batch, threads=pace.threads, clock=time.perf_counter)
             answers.append(answer)
             yield
         into.vectors[task] = np.concatenate(answers)
@@ -82,18 +83,19 @@ async def time_batches(
     given: Inputs,
     *,
     beside: Loaded,
-    taken: Mapping[Concrete, Taken],
+    taken: Mapping[Form, Taken],
     pace: Pace,
 ) -> AsyncIterator[None]:
     """The milliseconds of a batch, in the measure of the network that serves, which was timed before."""
-    own, known = taken[cast(Concrete, network.precision)].ms, taken[cast(Concrete, beside.precision)].ms
+    own, known = taken[form_of(network)].ms, taken[form_of(beside)].ms
     pair = (network,) if network is beside else (network, beside)
+    clock = _clock(*pair)
     for task, items in given.items():
         times: list[list[float]] = [[] for _ in pair]
         for _ in range(TIMES):
             for one, found in zip(pair, times, strict=True):
                 await pace.turn()
-                _, ms = await _run(batcher, one, task, items[: _size(network)], threads=1)
+                _, ms = await _run(batcher, one, task, items[: _size(network)], threads=1, clock=clock)
                 found.append(ms)
             yield
         fastest = [max(min(found), TICK_MS) for found in times]
@@ -101,18 +103,34 @@ async def time_batches(
 
 
 async def _run(
-    batcher: Batcher, network: Loaded, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int
+    batcher: Batcher,
+    network: Loaded,
+    task: Task,
+    batch: Sequence[NDArray[np.generic]],
+    *,
+    threads: int,
+    clock: Callable[[], float],
 ) -> tuple[NDArray[np.float32], float]:
     """Rows and milliseconds of a batch; raises ModelLoadFailed where the device does not run the network's format."""
-    clock = time.thread_time if network.device == "cpu" else time.perf_counter
     try:
         given, seconds = await batcher.run_alone(network, task, batch, threads=threads, clock=clock)
     except (ModelMoraError, Hung):
         raise
     except Exception as cause:  # an operation that the device does not have in this format
-        said = f"{network.device} does not run it in {network.precision}: {cause}"
+        said = f"{network.device} does not run it in {form_of(network)}: {cause}"
         raise ModelLoadFailed(said, field="precision") from cause
     return rows(given), seconds * 1e3
+
+
+def _clock(*pair: Loaded) -> Callable[[], float]:
+    """What the networks are timed by: on a CPU its time, since under load cores are what is short.
+
+    torch computes in the thread that calls it; another library in threads of its own, and then all that the process
+    does counts, also what comes in between: of several batches the fastest is taken.
+    """
+    if any(one.device != "cpu" for one in pair):
+        return time.perf_counter
+    return time.thread_time if all(form_of(one).engine == "torch" for one in pair) else time.process_time
 
 
 def batches(network: Loaded, items: list[NDArray[np.generic]]) -> int:

@@ -16,6 +16,7 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.tuning import Division, Measured
 from modelmora.errors import DeadlineExceeded, OutOfMemory, Overloaded
 from runners import devices
+from runners.forms import form_of
 from runners.host import lanes_of
 from runners.memory.meters import Meter, meter_of
 from runners.payload import Payload
@@ -82,8 +83,7 @@ class _Sweep:
 
     async def rows(self) -> AsyncGenerator[dict[str, Any], None]:
         """Smallest batches first on each division; what does not fit or takes too long is left out."""
-        device = lanes_of(self.host.share)
-        plan = tuning.divisions(device.cores, device.limit)
+        plan = self._divisions()
         total = len(plan) * len(tuning.sizes(self.course.largest))
         try:
             for number, division in enumerate(plan):
@@ -97,6 +97,12 @@ class _Sweep:
         if not self.measured:
             raise DeadlineExceeded(f"no time to tune {self.spec.key}; ask with a longer deadline")
 
+    def _divisions(self) -> list[Division]:
+        """What another library than torch runs has all cores in any lane: there is one way to divide them."""
+        device = lanes_of(self.host.share)
+        limit = device.limit if form_of(self.loaded).engine == "torch" else 1
+        return tuning.divisions(device.cores, limit)
+
     def report(self) -> dict[str, Any]:
         """The best setting and what to write into the registry for it; `ended` says why the sweep is not whole."""
         best = tuning.best(self.measured)
@@ -106,7 +112,7 @@ class _Sweep:
             "version": self.spec.version,
             "task": self.task,
             "device": self.loaded.device,
-            "precision": self.loaded.precision,
+            **form_of(self.loaded).to_dict(),
             "group": self.spec.group,
             "ended": self.ended,
             "best": asdict(best),

@@ -57,6 +57,10 @@ class Loader:
         await self._in_thread(lambda: self._import(spec))
         return devices.memory_home(self._place(spec).device)
 
+    def device_of(self, spec: ModelSpec) -> str:
+        """Where the model is going; known once its family was prepared."""
+        return self._place(spec).device
+
     async def guess(self, spec: ModelSpec, folder: Path | None) -> int:
         """What a model that was never loaded may take."""
         return 0 if folder is None else await self._in_thread(lambda: guess(spec, folder))

@@ -14,6 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification
 
+from runners.networks.hf.processor import PROCESSOR_OF
+
+CONVOLVING = frozenset(
+    {"bit", "convnext", "convnextv2", "cvt", "hiera", "mobilenet_v1", "mobilenet_v2"}
+    | {"pvt_v2", "regnet", "resnet", "segformer", "swiftformer"}
+)
+"""Families that want some more pixels than the others."""
+
 LABELS = ("cat", "cup", "rocket", "astronaut", "galaxy", "coin", "leaf")
 
 VIT: dict[str, Any] = {
@@ -124,6 +132,26 @@ def stored(
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
     return folder
+
+
+def tiny_processor(family: str) -> Any:
+    """The family's own processor at a small size, its crop where it has one."""
+    kind, side = PROCESSOR_OF[family], 64 if family in CONVOLVING else 32
+    match kind:
+        case "ConvNext":
+            return processor_of(kind, size={"shortest_edge": side}, crop_pct=0.875)
+        case "Bit" | "CLIP" | "MobileNetV1" | "MobileNetV2":
+            return processor_of(kind, size={"shortest_edge": side + 5}, crop_size={"height": side, "width": side})
+        case "DeiT":
+            return processor_of(kind, size=side + 5, crop_size=side)
+        case _:
+            return processor_of(kind, size={"height": side, "width": side})
+
+
+def classifier_folder(folder: Path, *, family: str = "vit", pickled: bool = False, **changes: Any) -> Path:
+    """A tiny classifier of the family with its processor."""
+    config = configured(family, **changes)
+    return stored(folder, config, tiny_processor(family), classifier=True, pickled=pickled)
 
 
 def by_transformers(

@@ -36,18 +36,13 @@ from runners.networks.hf.processor import DEFAULTS, PROCESSOR_OF
 from runners.precision import Concrete
 from runners.preprocess import prepare_image
 from tests.models.conftest import cosines, spec, stored
-from tests.models.hub_folders import LABELS, by_transformers, configured, processor_of
+from tests.models.hub_folders import LABELS, by_transformers, processor_of, tiny_processor
+from tests.models.hub_folders import classifier_folder as written
 from tests.models.hub_folders import stored as stored_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG, PROCESSOR, WEIGHTS, PICKLE = "config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin"
 PROVIDER = ClassifierProvider()
-
-CONVOLVING = frozenset(
-    {"bit", "convnext", "convnextv2", "cvt", "hiera", "mobilenet_v1", "mobilenet_v2"}
-    | {"pvt_v2", "regnet", "resnet", "segformer", "swiftformer"}
-)
-"""Families that want some more pixels than the others."""
 
 RESNET_50: dict[str, Any] = {
     "crop_pct": 0.875,
@@ -64,25 +59,6 @@ RESNET_50: dict[str, Any] = {
 
 def classifier(**changes: Any) -> Any:
     return spec(provider="classifier", type="classification", **changes)
-
-
-def tiny_processor(family: str) -> Any:
-    """The family's own processor at a small size, its crop where it has one."""
-    kind, side = PROCESSOR_OF[family], 64 if family in CONVOLVING else 32
-    match kind:
-        case "ConvNext":
-            return processor_of(kind, size={"shortest_edge": side}, crop_pct=0.875)
-        case "Bit" | "CLIP" | "MobileNetV1" | "MobileNetV2":
-            return processor_of(kind, size={"shortest_edge": side + 5}, crop_size={"height": side, "width": side})
-        case "DeiT":
-            return processor_of(kind, size=side + 5, crop_size=side)
-        case _:
-            return processor_of(kind, size={"height": side, "width": side})
-
-
-def written(folder: Path, *, family: str = "vit", pickled: bool = False, **changes: Any) -> Path:
-    config = configured(family, **changes)
-    return stored_model(folder, config, tiny_processor(family), classifier=True, pickled=pickled)
 
 
 def loaded(folder: Path, **changes: Any) -> Classifier:
@@ -492,7 +468,7 @@ async def test_it_is_verified_by_the_logits_of_pictures(tmp_path: Path) -> None:
 
     report = steps[-1]
     low = next(one for one in report["candidates"] if one["precision"] == "bf16")
-    assert report["auto"] in ("fp32", "bf16")
+    assert report["auto"]["precision"] in ("fp32", "bf16")
     assert low["likeness"].keys() == low["ms"].keys() == {"classify"}
     assert 0.999 <= low["likeness"]["classify"]["lowest"] < 1
     assert PROVIDER.files(asked, folder) == (folder / WEIGHTS, folder / CONFIG, folder / PROCESSOR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from runners.engines import conversions as conversions_module
 from runners.engines.conversions import Conversions, refuse_far
 from runners.engines.converted import Converted
 from runners.examinations.decisions import Deciding, Decisions
+from runners.forms import Form
 from runners.open_clip import OpenClipProvider
 from tests.models.conftest import small, spec
 
@@ -208,10 +210,12 @@ async def test_what_was_decided_for_torch_says_nothing_of_another_engine(tmp_pat
     decisions = Decisions(tmp_path / "parity")
     kept, provider = Conversions(tmp_path / "engines", decisions, threads=1), OpenClipProvider()
     undecided = by("onnxruntime", "auto")
-    decisions.store(decisions.key(undecided, provider.files(undecided, folder), "cpu"), "bf16", {})
-    await kept.ensure(undecided, provider, folder)
+    of_torch = replace(undecided, engine="torch")
+    decisions.store(decisions.question(of_torch, provider, folder, "cpu"), Form("torch", "bf16"), {})
+    deciding = Deciding(provider, decisions, kept)
+    await deciding.convert(undecided, folder, "cpu")
 
-    loaded = Deciding(provider, decisions, kept).load(undecided, folder, device="cpu", threads=1)
+    loaded = deciding.load(undecided, folder, device="cpu", threads=1)
 
     assert (loaded.precision, type(loaded)) == ("fp32", Converted)
 

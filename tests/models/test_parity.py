@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,92 +18,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from load.random_weights import write_random
-from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.models import GroupSpec, ModelSpec, Task
+from modelmora.domain.models import Task
 from modelmora.domain.outcome import Ok, Outcome
 from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
 from runners import precision
 from runners.batching.jobs import Computed, Job
-from runners.devices import Share
 from runners.examinations.examine import examine
 from runners.examinations.likeness import FOLDER, samples
-from runners.examinations.parity import verify
 from runners.examinations.resolver import Resolver
 from runners.examinations.trial import Pace
-from runners.host import HostSettings, RunnerHost
-from runners.networks.open_clip.network import OpenClip
-from runners.open_clip import OpenClipProvider
-from runners.precision import Concrete
-from runners.provider import Tell
+from runners.host import RunnerHost
 from tests.fakes import until
-from tests.models.conftest import small, spec
+from tests.models.conftest import small
+from tests.models.workers import AUTO, Bench, candidate, report_of, steps_of
 from tests.support import required_in_ci
 from training.parity_samples import write
 
 BUNDLED = Path(__file__).parents[2] / "registry" / "bundled" / "shapes-clip"
 WIDE = small(vision={"width": 256, "layers": 4, "image_size": 64}, text={"width": 128, "layers": 3})
-AUTO = spec(precision="auto", warmup=False)
-
-
-class Provider(OpenClipProvider):
-    """The real one, of which a test may say what the hardware has, how slow fp32 is, and what bf16 does to weights."""
-
-    def __init__(self) -> None:
-        self.formats: tuple[Concrete, ...] = ("fp32", "bf16")
-        self.drag_s = 0.0
-        self.spoil: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.refuse: Exception | None = None
-        self.breaks: Exception | None = None
-        self.loads: list[str] = []
-
-    def precisions(self, device: str) -> tuple[Concrete, ...]:
-        return self.formats
-
-    def load(
-        self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
-    ) -> OpenClip:
-        self.loads.append(spec.precision)
-        if self.refuse is not None and spec.precision == "bf16":
-            raise self.refuse
-        model = super().load(spec, folder, device=device, threads=threads, tell=tell)
-        if self.spoil is not None and model.precision == "bf16":
-            _spoil(model, self.spoil)
-        if self.breaks is not None and model.precision == "bf16":
-            model._transfer = Breaking(self.breaks)
-        if model.precision == "fp32":
-            model._transfer = Dragging(model._transfer, self.drag_s)
-        return model
-
-
-class Dragging:
-    """A transfer that takes its time: so that what is faster does not depend on this machine."""
-
-    def __init__(self, transfer: Any, seconds: float) -> None:
-        self._transfer = transfer
-        self._seconds = seconds
-
-    def run(self, batch: Any, compute: Any) -> NDArray[np.float32]:
-        until = time.thread_time() + self._seconds
-        while time.thread_time() < until:
-            pass
-        rows: NDArray[np.float32] = self._transfer.run(batch, compute)
-        return rows
-
-
-@dataclass
-class Breaking:
-    """A transfer to a device that does not know an operation."""
-
-    cause: Exception
-
-    def run(self, batch: Any, compute: Any) -> NDArray[np.float32]:
-        raise self.cause
-
-
-def _spoil(model: OpenClip, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    with torch.no_grad():
-        for parameter in model._model.parameters():
-            parameter.copy_(how(parameter))
 
 
 def three_bits(weights: torch.Tensor) -> torch.Tensor:
@@ -112,52 +44,12 @@ def three_bits(weights: torch.Tensor) -> torch.Tensor:
     return (weights / step).round().clamp(-4, 3) * step if step else weights
 
 
-class Bench:
-    """Workers over one model folder and one data folder, as processes that follow each other."""
-
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.folder = folder
-        self.data = data
-        self.provider = Provider()
-        self.hosts: list[RunnerHost] = []
-
-    def host(self, *models: ModelSpec, budget_bytes: int = 0) -> RunnerHost:
-        settings = HostSettings(
-            group="default",
-            index=1,
-            directory=self.data,
-            share=Share(threads=2, budget_bytes=budget_bytes),
-            drain_timeout_s=5.0,
-            parity=self.data / "parity",
-        )
-        catalogue = Catalogue(models or (AUTO,), (GroupSpec(),))
-        host = RunnerHost(settings, catalogue, lambda _: self.provider, lambda _: self.folder)
-        self.hosts.append(host)
-        return host
-
-    def decided(self) -> list[Path]:
-        return [path for path in (self.data / "parity").glob("*.json") if not path.name.startswith("digest")]
-
-
 @pytest.fixture
 async def bench(written: Callable[..., Path], tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(written(WIDE), tmp_path / "data")
     yield bench
     for host in bench.hosts:
         await host.stop()
-
-
-async def steps_of(host: RunnerHost, model: ModelSpec = AUTO, **options: Any) -> list[dict[str, Any]]:
-    return [step async for step in verify(host, model, deadline=time.monotonic() + 60, **options)]
-
-
-async def report_of(host: RunnerHost, model: ModelSpec = AUTO, **options: Any) -> dict[str, Any]:
-    return (await steps_of(host, model, **options))[-1]
-
-
-def candidate(report: dict[str, Any], format_: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in report["candidates"] if one["precision"] == format_)
-    return found
 
 
 def holdings(host: RunnerHost) -> dict[str, str]:
@@ -231,21 +123,22 @@ async def test_vit_b_32_is_faster_in_bf16_and_passes_the_gate(bench: Bench, tmp_
     needs_bf16()
     bench.folder = write_random("ViT-B-32", tmp_path / "vit-b-32")
     report = await report_of(bench.host())
-    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("passes", "bf16")
+    assert (candidate(report, "bf16")["verdict"], report["auto"]["precision"]) == ("passes", "bf16")
 
 
 async def test_a_faster_candidate_that_passes_is_what_auto_takes_from_the_next_load_on(bench: Bench) -> None:
     bench.provider.drag_s = 0.03
     host = bench.host()
     report = await report_of(host)
-    assert {key: report[key] for key in ("model", "version", "device", "precision", "declared", "passes", "auto")} == {
+    assert {key: told for key, told in report.items() if key not in ("stage", "gate", "candidates")} == {
         "model": "tested",
         "version": "1.0.0",
         "device": "cpu",
+        "engine": "torch",
         "precision": "fp32",
-        "declared": "auto",
+        "declared": {"engine": "torch", "precision": "auto"},
         "passes": True,
-        "auto": "bf16",
+        "auto": {"engine": "torch", "precision": "bf16"},
     }
     assert (candidate(report, "bf16")["verdict"], candidate(report, "bf16")["failed"]) == ("passes", None)
     serving = host.pool.peek(AUTO)
@@ -259,7 +152,7 @@ async def test_a_faster_candidate_that_passes_is_what_auto_takes_from_the_next_l
 async def test_a_network_whose_weights_were_rounded_to_three_bits_is_refused(bench: Bench) -> None:
     bench.provider.drag_s, bench.provider.spoil = 0.03, three_bits
     report = await report_of(bench.host())
-    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("below the gate", "fp32")
+    assert (candidate(report, "bf16")["verdict"], report["auto"]["precision"]) == ("below the gate", "fp32")
     assert candidate(report, "bf16")["likeness"]["embed_image"]["lowest"] < 0.999
 
 
@@ -267,14 +160,14 @@ async def test_the_model_as_it_is_loaded_is_what_is_judged(bench: Bench) -> None
     bench.provider.spoil = three_bits
     declared = replace(AUTO, precision="bf16")
     report = await report_of(bench.host(declared), declared)
-    assert (report["precision"], report["passes"], report["auto"]) == ("bf16", False, "fp32")
+    assert (report["precision"], report["passes"], report["auto"]["precision"]) == ("bf16", False, "fp32")
     assert bench.provider.loads == ["bf16", "fp32"]  # the reference is the copy
 
 
 async def test_a_candidate_that_cannot_be_loaded_is_told_and_does_not_end_the_rest(bench: Bench) -> None:
     bench.provider.refuse = ModelLoadFailed("cpu cannot compute in bf16")
     report = await report_of(bench.host())
-    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("failed", "fp32")
+    assert (candidate(report, "bf16")["verdict"], report["auto"]["precision"]) == ("failed", "fp32")
     assert candidate(report, "bf16")["failed"] == "cpu cannot compute in bf16"
 
 
@@ -285,7 +178,7 @@ async def test_a_candidate_that_the_device_cannot_run_is_told_with_the_reason(be
     bench.provider.spoil = refusing
     report = await report_of(bench.host())
     assert candidate(report, "bf16")["likeness"]["embed_text"]["lowest"] == -1.0
-    assert (candidate(report, "bf16")["verdict"], report["auto"]) == ("below the gate", "fp32")
+    assert (candidate(report, "bf16")["verdict"], report["auto"]["precision"]) == ("below the gate", "fp32")
 
     bench.provider.breaks = RuntimeError("not implemented for 'BFloat16'")
     report = await report_of(bench.host())
@@ -302,8 +195,8 @@ async def test_a_trouble_that_passes_decides_nothing(bench: Bench) -> None:
 async def test_hardware_with_fp32_alone_makes_no_copy(bench: Bench) -> None:
     bench.provider.formats = ("fp32",)
     report = await report_of(bench.host())
-    assert ([one["precision"] for one in report["candidates"]], report["auto"]) == (["fp32"], "fp32")
-    assert bench.provider.loads == ["auto"]
+    assert ([one["precision"] for one in report["candidates"]], report["auto"]["precision"]) == (["fp32"], "fp32")
+    assert bench.provider.loads == ["fp32"]
 
 
 async def test_progress_is_told_in_batches_up_to_all_of_them(bench: Bench) -> None:
@@ -468,10 +361,10 @@ async def test_nothing_is_measured_while_work_is_there(bench: Bench, monkeypatch
     monkeypatch.setattr("runners.examinations.resolver.asyncio.sleep", _noting(looked))
     resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01).run())
     await asyncio.wait_for(looked.wait(), 10)
-    assert bench.provider.loads == ["auto"]
+    assert bench.provider.loads == ["fp32"]
     busy = False
     await asyncio.wait_for(resolving, 60)
-    assert bench.provider.loads == ["auto", "bf16"]
+    assert bench.provider.loads == ["fp32", "bf16"]
 
 
 def _noting(looked: asyncio.Event) -> Callable[[float], Any]:

@@ -372,3 +372,72 @@ async def test_a_model_that_does_not_close_is_gone_all_the_same(its: PoolFixture
     await its.load(A, B)
 
     assert (its.loaded(), its.pool.held_bytes()) == ({"b"}, GIB)
+
+
+async def test_a_load_that_failed_and_said_when_is_not_tried_before(its: PoolFixture) -> None:
+    its.family.load_errors = [ModelLoadFailed("it hangs", retry_after_s=600.0)]
+    with pytest.raises(ModelLoadFailed):
+        await its.pool.load(A)
+
+    its.clock.now += 599.0
+    with pytest.raises(ModelLoadFailed, match="it hangs") as told:
+        await its.pool.load(A)
+    assert told.value.retry_after_s == pytest.approx(1.0)
+    assert its.family.loads == ["a"]
+
+    its.clock.now += 1.0
+    assert (await its.pool.load(A)).state == "loaded"
+
+
+async def test_who_unloads_such_a_model_may_try_it_at_once(its: PoolFixture) -> None:
+    its.family.load_errors = [ModelLoadFailed("it hangs", retry_after_s=600.0)]
+    with pytest.raises(ModelLoadFailed):
+        await its.pool.load(A)
+
+    await its.pool.unload(A)
+
+    assert (await its.pool.load(A)).state == "loaded"
+
+
+# --- what is made before a model is loaded -----------------------------------------------------------------------
+
+
+async def test_an_unload_does_not_wait_for_an_export(its: PoolFixture) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def export(model: ModelSpec, folder: Path | None, device: str) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    its.pool._convert = export
+    asking = asyncio.create_task(its.pool.load(A))
+    await asyncio.wait_for(begun.wait(), 10)
+
+    await asyncio.wait_for(its.pool.unload(A), 10)
+
+    assert ended.is_set()
+    assert its.states() == {"a": "unloaded"}
+    with pytest.raises(ModelLoadFailed, match="was unloaded while its networks were exported"):
+        await asking
+
+
+async def test_a_pool_that_closes_takes_its_exports_along(its: PoolFixture) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def export(model: ModelSpec, folder: Path | None, device: str) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    its.pool._convert = export
+    asking = asyncio.create_task(its.pool.load(A))
+    await asyncio.wait_for(begun.wait(), 10)
+    await its.pool.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert ended.is_set()

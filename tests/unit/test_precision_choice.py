@@ -5,66 +5,169 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from modelmora.domain.models import ModelSpec, Task
+from modelmora.domain.models import Engine, ModelSpec, Precision, Task
 from modelmora.errors import ModelLoadFailed
-from runners import precision
+from runners import forms, precision
+from runners.engines.kinds import Kind
+from runners.engines.towers import Towers
 from runners.examinations.decisions import Decisions
 from runners.examinations.likeness import likeness
-from runners.precision import Concrete, Likeness, Measured, choose, native, permitted, supported, verdict
+from runners.forms import REFERENCE, Form, Likeness, Measured, allowed, choose, first, verdict
+from runners.precision import Concrete, native, permitted, supported
 
 SPEC = ModelSpec(name="m", version="1.0.0", type="embedding", provider="open_clip", source="file:m")
 
 
-def measured(format_: Concrete, ms: float, *, images: float = 1.0, texts: float = 1.0) -> Measured:
+def measured(form: Form, ms: float, *, images: float = 1.0, texts: float = 1.0) -> Measured:
     near = {task: Likeness(lowest=low, mean=low, overlap=1.0, difference=0.0) for task, low in _towers(images, texts)}
-    return Measured(precision=format_, likeness=near, ms={"embed_image": ms / 2, "embed_text": ms / 2})
+    return Measured(form=form, likeness=near, ms={"embed_image": ms / 2, "embed_text": ms / 2})
 
 
 def _towers(images: float, texts: float) -> tuple[tuple[Task, float], ...]:
     return (("embed_image", images), ("embed_text", texts))
 
 
-FP32 = measured("fp32", 100.0)
+BF16, FP16, VINO = Form(precision="bf16"), Form(precision="fp16"), Form("openvino", "int8")
+FP32 = measured(REFERENCE, 100.0)
 
 
 @pytest.mark.parametrize(
     ("candidates", "taken"),
     [
-        ([], "fp32"),
-        ([measured("bf16", 50.0)], "bf16"),
-        ([measured("bf16", 50.0), measured("fp16", 40.0)], "fp16"),
-        ([measured("bf16", 50.0), measured("fp16", 40.0, images=0.9989)], "bf16"),
-        ([measured("bf16", 50.0, texts=0.9989)], "fp32"),
-        ([measured("bf16", 50.0, images=float("nan"))], "fp32"),
-        ([measured("bf16", 91.0)], "fp32"),  # not worth its rounding
-        ([measured("bf16", 120.0)], "fp32"),
-        ([replace(measured("bf16", 50.0), failed="not implemented for 'BFloat16'")], "fp32"),
+        ([], REFERENCE),
+        ([measured(BF16, 50.0)], BF16),
+        ([measured(BF16, 50.0), measured(FP16, 40.0)], FP16),
+        ([measured(BF16, 50.0), measured(VINO, 30.0)], VINO),
+        ([measured(BF16, 50.0), measured(VINO, 30.0, images=0.9989)], BF16),
+        ([measured(BF16, 50.0, texts=0.9989)], REFERENCE),
+        ([measured(BF16, 50.0, images=float("nan"))], REFERENCE),
+        ([measured(BF16, 91.0)], REFERENCE),  # not worth its rounding
+        ([measured(BF16, 120.0)], REFERENCE),
+        ([replace(measured(BF16, 50.0), failed="not implemented for 'BFloat16'")], REFERENCE),
     ],
 )
-def test_the_fastest_that_passes_the_gate_in_both_towers_is_taken(candidates: list[Measured], taken: str) -> None:
-    assert choose([*candidates, FP32]) == taken
-    assert choose([FP32, *candidates]) == taken
+def test_the_fastest_that_passes_the_gate_in_both_towers_is_taken(candidates: list[Measured], taken: Form) -> None:
+    among = [one.form for one in candidates]
+    assert choose([*candidates, FP32], REFERENCE, among) == taken
+    assert choose([FP32, *candidates], REFERENCE, among) == taken
+
+
+def test_what_the_registry_does_not_leave_open_is_not_taken() -> None:
+    candidates = [FP32, measured(BF16, 50.0), measured(VINO, 30.0)]
+    assert choose(candidates, REFERENCE, [BF16]) == BF16
+    assert choose(candidates, REFERENCE, []) == REFERENCE
+
+
+def test_a_usual_form_that_fails_the_gate_gives_way_to_any_that_passes() -> None:
+    usual = measured(BF16, 50.0, texts=0.99)
+    candidates = [FP32, usual, measured(VINO, 49.0)]
+    assert choose(candidates, BF16, [BF16, VINO]) == VINO
+    assert choose(candidates[:2], BF16, [BF16]) == BF16  # nothing else may be
 
 
 @pytest.mark.parametrize(
     ("candidate", "said"),
     [
         (FP32, "reference"),
-        (measured("bf16", 50.0), "passes"),
-        (measured("bf16", 95.0), "no faster"),
-        (measured("bf16", 50.0, texts=0.99), "below the gate"),
-        (replace(measured("bf16", 50.0), failed="no"), "failed"),
+        (measured(BF16, 50.0), "passes"),
+        (measured(BF16, 95.0), "no faster"),
+        (measured(BF16, 50.0, texts=0.99), "below the gate"),
+        (replace(measured(BF16, 50.0, texts=0.99), ms={}), "below the gate"),  # it was not even loaded
+        (replace(measured(BF16, 50.0), failed="no"), "failed"),
     ],
 )
 def test_each_candidate_has_a_verdict(candidate: Measured, said: str) -> None:
     assert verdict(candidate, FP32) == said
+
+
+# --- what the registry leaves open -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """A provider whose models can be exported, on a machine with bf16."""
+
+    def precisions(self, device: str) -> tuple[Concrete, ...]:
+        return ("fp32", "bf16")
+
+    def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
+        assert folder is not None
+        return (folder / "weights",)
+
+    def towers(self, spec: ModelSpec, folder: Path | None) -> Towers:
+        raise AssertionError
+
+
+FAMILY = Family()
+EXPORTED = (Form("openvino", "bf16"), Form("openvino", "int8"))
+
+
+def installing(monkeypatch: pytest.MonkeyPatch, *kinds: Kind, bf16: bool = True) -> None:
+    monkeypatch.setattr(forms, "installed", lambda kind: kind in kinds)
+    monkeypatch.setattr(precision, "capabilities", lambda: {"avx512_bf16": bf16})
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted", "among"),
+    [
+        ("torch", "auto", (REFERENCE, BF16)),
+        ("torch", "fp32", (REFERENCE, BF16)),
+        ("auto", "auto", (REFERENCE, BF16, *EXPORTED)),
+        ("auto", "bf16", (BF16, EXPORTED[0])),
+        ("auto", "int8", EXPORTED[1:]),
+        ("openvino", "auto", (Form("openvino", "fp32"), *EXPORTED)),
+        ("openvino", "int8", EXPORTED[1:]),
+        ("onnxruntime", "auto", (Form("onnxruntime", "fp32"), Form("onnxruntime", "int8"))),
+    ],
+)
+def test_a_row_leaves_these_forms_to_choose_from(
+    engine: Engine, wanted: Precision, among: tuple[Form, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installing(monkeypatch, "openvino", "onnxruntime")
+    assert allowed(replace(SPEC, engine=engine, precision=wanted), FAMILY, "cpu") == among
+
+
+def test_only_what_is_there_is_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = replace(SPEC, engine="auto", precision="auto")
+    installing(monkeypatch, "onnxruntime", bf16=False)
+    of_onnxruntime = (Form("onnxruntime", "fp32"), Form("onnxruntime", "int8"))
+    assert allowed(auto, FAMILY, "cpu") == (REFERENCE, BF16, *of_onnxruntime)
+    installing(monkeypatch, "openvino", bf16=False)
+    assert allowed(auto, FAMILY, "cpu")[2:] == (Form("openvino", "fp32"), Form("openvino", "int8"))
+    installing(monkeypatch)
+    assert allowed(auto, FAMILY, "cpu") == (REFERENCE, BF16)
+    installing(monkeypatch, "openvino")
+    assert allowed(auto, FAMILY, "cuda:0") == (REFERENCE, BF16)  # they run on the CPU
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted", "form"),
+    [
+        ("auto", "auto", REFERENCE),
+        ("auto", "bf16", BF16),
+        ("auto", "int8", Form("openvino", "int8")),
+        ("torch", "auto", REFERENCE),
+        ("onnxruntime", "auto", Form("onnxruntime", "fp32")),
+        ("openvino", "bf16", Form("openvino", "bf16")),
+    ],
+)
+def test_what_is_open_begins_as_torch_in_fp32(
+    engine: Engine, wanted: Precision, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installing(monkeypatch, "openvino", "onnxruntime")
+    assert first(replace(SPEC, engine=engine, precision=wanted), FAMILY, "cpu") == form
+
+
+def test_an_int8_that_nobody_there_computes_in_is_left_to_torch_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    installing(monkeypatch)
+    assert first(replace(SPEC, engine="auto", precision="int8"), FAMILY, "cpu") == Form("torch", "int8")
 
 
 # --- what a device can do ----------------------------------------------------------------------------------------
@@ -153,11 +256,15 @@ def test_a_decision_is_found_again_by_another_process(tmp_path: Path, weights: P
     key = decisions.key(SPEC, [weights], "cpu")
     assert decisions.stored(key) is None
 
-    decisions.store(key, "bf16", {"why": "measured"})
+    decisions.store(key, VINO, {"why": "measured"})
 
     again = Decisions(tmp_path / "parity")
-    assert again.stored(again.key(SPEC, [weights], "cpu")) == "bf16"
-    assert json.loads((tmp_path / "parity" / f"{key}.json").read_text()) == {"precision": "bf16", "why": "measured"}
+    assert again.stored(again.key(SPEC, [weights], "cpu")) == VINO
+    told = json.loads((tmp_path / "parity" / f"{key}.json").read_text())
+    assert told == {"engine": "openvino", "precision": "int8", "why": "measured"}
+    again.withdraw(key)
+    again.withdraw(key)
+    assert decisions.stored(key) is None
 
 
 def test_other_weights_configuration_or_hardware_ask_anew(
@@ -185,7 +292,9 @@ def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path, weights: P
     assert Decisions(tmp_path / "parity").key(SPEC, [weights], "cpu") == key
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"precision": "fp64"}', '{"sha256": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"engine": "torch", "precision": "fp64"}', '{"precision": "fp32"}', '{"sha256": 3}']
+)
 def test_a_file_that_was_damaged_is_no_decision(content: str, tmp_path: Path) -> None:
     (tmp_path / "key.json").write_text(content)
     assert Decisions(tmp_path).stored("key") is None
@@ -195,8 +304,22 @@ def test_a_folder_that_cannot_be_written_costs_the_memory_only(tmp_path: Path, w
     (tmp_path / "parity").write_text("a file where the folder should be")
     decisions = Decisions(tmp_path / "parity")
     key = decisions.key(SPEC, [weights], "cpu")
-    decisions.store(key, "bf16", {})
+    decisions.store(key, BF16, {})
     assert decisions.stored(key) is None
+
+
+def test_another_choice_is_another_question(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installing(monkeypatch, "openvino")
+    decisions, auto = Decisions(tmp_path / "parity"), replace(SPEC, engine="auto", precision="auto")
+
+    def asked(spec: ModelSpec) -> str:
+        return decisions.question(spec, FAMILY, weights.parent, "cpu")
+
+    questions = {asked(replace(auto, engine=one)) for one in ("auto", "torch", "openvino")}
+    assert len(questions) == 3
+    assert asked(SPEC) in questions  # what a row in fp32 was verified with is what a row for torch may take
+    monkeypatch.setattr("runners.engines.openvino.OpenVino.version", lambda _: "another")
+    assert asked(auto) not in questions
 
 
 def test_one_process_at_a_time_measures_for_a_key(tmp_path: Path) -> None:

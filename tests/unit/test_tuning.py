@@ -303,7 +303,8 @@ def a_report() -> dict[str, Any]:
     }  # fmt: skip
     return {
         "stage": "report", "model": "vit", "version": "1.0.0", "task": "embed_image", "device": "cpu",
-        "precision": "fp32", "group": "default", "ended": "", "best": row, "rows": [{**row, "batch": 1}, row],
+        "engine": "torch", "precision": "fp32", "group": "default", "ended": "", "best": row,
+        "rows": [{**row, "batch": 1}, row],
         "settings": {"batching": {"max_batch": 16}, "resources": {"cpu": 2}},
     }  # fmt: skip
 
@@ -318,7 +319,7 @@ def test_the_command_prints_the_table_and_the_settings(monkeypatch: pytest.Monke
     result = invoked(monkeypatch, [a_report()])
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0] == "vit@1.0.0, embed_image on cpu in fp32"
+    assert lines[0] == "vit@1.0.0, embed_image on cpu by torch in fp32"
     chosen = next(line.split() for line in lines if "best" in line)
     assert chosen == ["16", "2", "x", "1", "17.4", "1830.0", "101.2", "50", "MiB", "best"]
     assert "max_batch: 16" in result.stdout

@@ -57,7 +57,29 @@ def load(
     precision: Concrete,
     tell: Tell | None = None,
 ) -> nn.Module:
-    """The model with its weights, ready to run; raises ModelLoadFailed, ArtifactCorrupt, OutOfMemory."""
+    """The model with its weights, ready to run; raises what `build` does."""
+    network = build(spec, config, folder, classifier=classifier, device=device, precision=precision, tell=tell)
+    with exhaustion.told_as_one(f"{spec.key} does not fit on {device} beside what is there already"):
+        if device == "cpu":
+            _lay_out(network, config["model_type"], DTYPES[precision])
+        settle(device)
+    return network
+
+
+def build(
+    spec: ModelSpec,
+    config: Json,
+    folder: Path,
+    *,
+    classifier: bool,
+    device: str = "cpu",
+    precision: Concrete = "fp32",
+    tell: Tell | None = None,
+) -> nn.Module:
+    """The network with its weights, laid out as transformers does.
+
+    Raises ModelLoadFailed, ArtifactCorrupt, OutOfMemory.
+    """
     file = files(spec, folder)[0]
     with exhaustion.told_as_one(f"{spec.key} does not fit on {device} beside what is there already"):
         weights = read_weights(spec, file)
@@ -65,11 +87,7 @@ def load(
         weights = fitted(spec, model, weights)
         _give_memory(spec, model, device)
         fill(model, weights, tell)
-        model.eval().requires_grad_(False)
-        if device == "cpu":
-            _lay_out(model, config["model_type"], DTYPES[precision])
-        settle(device)
-        network: nn.Module = model
+        network: nn.Module = model.eval().requires_grad_(False)
         return network
 
 

@@ -25,13 +25,6 @@ def given(spec: ModelSpec, folder: Path | None) -> Path:
     return folder
 
 
-def refuse_engine(spec: ModelSpec) -> None:
-    """Raises ModelLoadFailed for engines that these families are not exported to."""
-    if spec.engine not in ("torch", "auto"):
-        said = f"engine {spec.engine!r} is not available for provider {spec.provider}; use torch"
-        raise ModelLoadFailed(f"{spec.key}: {said}", field="engine", found=spec.engine, expected="torch")
-
-
 def read_config(spec: ModelSpec, folder: Path, families: Sequence[str]) -> Json:
     """The folder's `config.json`; raises ModelLoadFailed where it is not there or its `model_type` is another."""
     if not (folder / CONFIG).is_file():

@@ -21,12 +21,12 @@ from modelmora.errors import ModelLoadFailed, ValidationFailed
 from runners.networks import exhaustion
 from runners.networks.attention import straighten
 from runners.networks.cores import use_threads
-from runners.networks.layers import telling
-from runners.networks.linears import pack, packed_bytes
+from runners.networks.linears import pack
+from runners.networks.network import Network
 from runners.networks.open_clip.config import CLIP_VOCABULARY, Config, tokenizer_arguments
 from runners.networks.open_clip.weights import find_weights, put_weights
-from runners.networks.pixels import DTYPES, Pixels
-from runners.networks.transfer import Transfer, settle, transfer_to
+from runners.networks.pixels import DTYPES
+from runners.networks.transfer import settle
 from runners.networks.weights import Uninitialised, read_weights
 from runners.precision import Concrete
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from runners.provider import Tell
 
 
-class OpenClip:
+class OpenClip(Network):
     """Pictures and texts to vectors of one space."""
 
     def __init__(
@@ -44,24 +44,12 @@ class OpenClip:
         model: nn.Module,
         description: Description,
         *,
-        device: str,
-        precision: Concrete,
-        threads: int = 0,
         tokenizer: OwnTokenizer | None = None,
-        transfer: Transfer | None = None,
+        **options: Any,
     ) -> None:
-        """`threads` are for batches that ask for none (0: as they are); `tokenizer` is None where the API tokenises."""
-        self._model: Any = model
-        self._threads = threads
+        """`tokenizer` is None where the API tokenises; `options` are those of `Network`."""
+        super().__init__(model, description, **options)
         self._tokenizer = tokenizer
-        self._transfer = transfer or transfer_to(device)
-        self._pixels = Pixels(description.image, device)
-        self.description = description
-        self.device = device
-        self.precision: str = precision
-        self._dtype = DTYPES[precision]
-        tensors = (*model.parameters(), *model.buffers())
-        self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + packed_bytes(model)
 
     def sample(self, task: Task) -> NDArray[np.generic]:
         image, text = self.description.image, self.description.text
@@ -81,14 +69,10 @@ class OpenClip:
     def embed(
         self, task: Task, batch: Sequence[NDArray[np.generic]], *, threads: int = 0, tell: Tell | None = None
     ) -> NDArray[np.float32]:
-        if self.device == "cpu":
-            use_threads(threads or self._threads)
-        much = f"a batch of {len(batch)} for {self.description.model} does not fit into the memory of {self.device}"
-        with exhaustion.told_as_one(much), torch.inference_mode(), telling(self._tower(task), tell):
-            return self._transfer.run(batch, lambda stacked: self._vectors(task, stacked))
-
-    def close(self) -> None:
-        self._model = None
+        through = self._tower(task)
+        return self.run(
+            batch, lambda stacked: self._vectors(task, stacked), through=through, threads=threads, tell=tell
+        )
 
     def _tower(self, task: Task) -> nn.Module:
         """The part of the network that a task runs through; where a text tower is not apart, its layers."""
@@ -102,8 +86,7 @@ class OpenClip:
     def _encode(self, task: Task, stacked: torch.Tensor) -> torch.Tensor:
         match task:
             case "embed_image":
-                pixels = self._pixels.of(stacked, self._dtype)
-                features: torch.Tensor = self._model.encode_image(pixels)
+                features: torch.Tensor = self._model.encode_image(self.normalised(stacked))
             case "embed_text":
                 features = self._model.encode_text(stacked.long())
             case _:

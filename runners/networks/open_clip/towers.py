@@ -16,6 +16,7 @@ from runners.engines.towers import Towers
 from runners.networks.open_clip.config import Config
 from runners.networks.open_clip.network import build
 from runners.networks.open_clip.weights import find_weights, put_weights
+from runners.networks.pixels import Normalised
 from runners.networks.weights import read_weights
 
 
@@ -24,13 +25,10 @@ class ImageTower(nn.Module):
 
     def __init__(self, network: nn.Module, how: Preprocess) -> None:
         super().__init__()
-        self.network = network
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
-        self.scale, self.shift = 1 / (255 * std), -mean / std
+        self.network, self.normalised = network, Normalised(how)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        floats = pixels.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        return normalize(self.network.encode_image(floats), dim=-1)  # type: ignore[operator] # a module's method
+        return normalize(self.network.encode_image(self.normalised(pixels)), dim=-1)  # type: ignore[operator] # a module's method
 
 
 class TextTower(nn.Module):
