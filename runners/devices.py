@@ -163,8 +163,6 @@ def before_torch(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # Asking whether there is a GPU must not initialise CUDA: it would not survive the fork of the engine.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    # onnxruntime reports its use to its makers unless told otherwise, by a thread that would not survive the fork.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _torch() -> Any:

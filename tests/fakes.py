@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from modelmora.domain.preprocess import Preprocess, TextPreprocess
 from modelmora.domain.progress import Step
 from modelmora.domain.segmentation import Box, Everything, Mask, MaskOptions, Prompt, Segmented
 from modelmora.domain.tensors import Tensor, TensorSpec
-from modelmora.errors import ModelMoraError, SchemaMismatch, ValidationFailed
+from modelmora.errors import ModelMoraError, Overloaded, SchemaMismatch, ValidationFailed
 from modelmora.ports import (
     Desire,
     Examination,
@@ -38,6 +39,7 @@ from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
 from modelmora.usecases.classify import Classify
 from modelmora.usecases.compare import Compare
+from modelmora.usecases.decoding import DECODING_BYTES, Decoding
 from modelmora.usecases.describe import Describe
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
@@ -170,14 +172,40 @@ class FakeDescriber:
 
 
 @dataclass(slots=True)
+class FakeCapacity:
+    """Room for `most` items; `taken` are those that are under way now."""
+
+    most: int = 64
+    taken: int = 0
+
+    @contextmanager
+    def permit(self, items: int) -> Iterator[None]:
+        if self.taken + items > self.most:
+            raise Overloaded(f"{self.taken} items are under way", retry_after_s=1.0)
+        self.taken += items
+        try:
+            yield
+        finally:
+            self.taken -= items
+
+
+@dataclass(slots=True)
 class FakePictures:
-    """What lies behind each URL, or why it cannot be had; behind any other there is nothing."""
+    """What lies behind each URL, or why it cannot be had; behind any other there is nothing.
+
+    While `hold` is set (to an unset event) every fetch waits for it: `entered` is set when one does.
+    """
 
     behind: dict[str, bytes | ModelMoraError] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def fetch(self, urls: Sequence[str], *, call: Call) -> list[Outcome[bytes]]:
         self.asked += urls
+        if self.hold is not None:
+            self.entered.set()
+            await self.hold.wait()
         found = [self.behind.get(url, ValidationFailed("404", field="input", found=url)) for url in urls]
         return [Ok(each) if isinstance(each, bytes) else Failed(each) for each in found]
 
@@ -473,6 +501,7 @@ class World:
     embedder: FakeEmbedder = field(default_factory=FakeEmbedder)
     describer: FakeDescriber = field(default_factory=FakeDescriber)
     pictures: FakePictures = field(default_factory=FakePictures)
+    capacity: FakeCapacity = field(default_factory=FakeCapacity)
     host: FakeHost = field(default_factory=FakeHost)
     desires: FakeDesires = field(default_factory=FakeDesires)
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
@@ -484,6 +513,7 @@ class World:
     catalogue: Catalogue = CATALOGUE
     limits: Limits = LIMITS
     clock: Clock = field(default_factory=Clock)
+    decoding_bytes: int = DECODING_BYTES
 
     def models(self) -> Models:
         return Models(self.catalogue, CatalogueTraffic(self.catalogue), self.host, self.desires, self.artifacts)
@@ -504,7 +534,7 @@ class World:
         return Compare(self.embed(), self.models())
 
     def embed(self) -> Embed:
-        return Embed(self.admission(), self.embedder, self.describer, self.pictures)
+        return Embed(self.admission(), self.embedder, self.describer, self.pictures, capacity=self.capacity)
 
     def health(self) -> Health:
         return Health(self.host, self.models(), checks=self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)
@@ -524,6 +554,7 @@ class World:
             compare=self.compare(),
             models=self.models(),
             describe=Describe(self.models(), self.describer),
+            decoding=Decoding(self.capacity, most_bytes=self.decoding_bytes),
             health=self.health(),
             limits=self.limits,
             version="9.9.9",

@@ -25,6 +25,7 @@ from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
 from modelmora.usecases.classify import Classify
 from modelmora.usecases.compare import Compare
+from modelmora.usecases.decoding import Decoding
 from modelmora.usecases.describe import Describe
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.embed_stream import EmbedStream
@@ -152,7 +153,7 @@ class ApiWorker:
         _spawn(stack, reconciler.run())
         _spawn(stack, footprints.keep(handle.workers))
         admission = Admission(traffic, limits=limits, hooks=[count_inference])
-        embed = Embed(admission, inference, inference, open_pictures(settings, stack))
+        embed = Embed(admission, inference, inference, open_pictures(settings, stack), capacity=errands)
         return Application(
             embed=embed,
             embed_stream=EmbedStream(embed, limits=limits),
@@ -163,6 +164,7 @@ class ApiWorker:
             compare=Compare(embed, models),
             models=models,
             describe=Describe(models, inference),
+            decoding=Decoding(errands),
             health=health,
             limits=limits,
             version=__version__,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from modelmora.client.served import Served
 from modelmora.domain.classification import Class
-from modelmora.domain.inference import Timings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,21 +19,10 @@ class ClassifyOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classification:
-    """The classes of one picture, the likeliest first, and which version of which model found them.
-
-    `timings` and `total_ms` are the server's own for the whole request and do not count in `==`.
-    """
+class Classification(Served):
+    """The classes of one picture, the likeliest first."""
 
     classes: tuple[Class, ...]
-    model: str
-    version: str
-    timings: Timings = field(default=Timings(), compare=False)
-    total_ms: float = field(default=0.0, compare=False)
-
-    @property
-    def key(self) -> str:
-        return f"{self.model}@{self.version}"
 
     @property
     def best(self) -> Class | None:

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from modelmora.client.embedding import Embedding
 from modelmora.client.retry import most_patient
+from modelmora.client.served import Served
 from modelmora.client.tensors import Array
-from modelmora.domain.inference import Timings
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import RETRYABLE, InternalError
 
@@ -20,25 +20,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Served):
     """What one model makes of the items, and what it costs.
 
     `results` has an outcome per item. `bytes` is its measured footprint (0: not known), `dimension` 0 where every item
     failed. `similarities` is float32 (items, items): the cosine of each with each, NaN where one failed.
     """
 
-    model: str
-    version: str
     results: tuple[Outcome[Embedding], ...]
     dimension: int
     bytes: int
     similarities: Array = field(repr=False, compare=False)
-    timings: Timings = field(default=Timings(), compare=False)
-    total_ms: float = field(default=0.0, compare=False)
-
-    @property
-    def key(self) -> str:
-        return f"{self.model}@{self.version}"
 
 
 def square(values: Sequence[float | None], size: int) -> Array:

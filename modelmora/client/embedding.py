@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import mul
 from typing import TYPE_CHECKING
 
-from modelmora.domain.inference import Timings
+from modelmora.client.served import Served
 from modelmora.errors import ValidationFailed
 
 if TYPE_CHECKING:
@@ -18,28 +18,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedding:
-    """A vector and which version of which model made it.
+class Embedding(Served):
+    """A vector: `data` is little-endian float32, four bytes a component.
 
-    `data` is little-endian float32, four bytes a component; `timings` are the server's own for the
-    whole request, or for this item of a stream, `total_ms` included, and 0 where it said nothing. They do not count
-    in `==`.
+    Those of different `key` must not be compared.
     """
 
     data: bytes = field(repr=False)
-    model: str
-    version: str
-    timings: Timings = field(default=Timings(), compare=False)
-    total_ms: float = field(default=0.0, compare=False)
 
     @property
     def dimension(self) -> int:
         return len(self.data) // 4
-
-    @property
-    def key(self) -> str:
-        """`name@version`: vectors of different keys must not be compared."""
-        return f"{self.model}@{self.version}"
 
     def tolist(self) -> list[float]:
         """The components as Python floats, without numpy."""

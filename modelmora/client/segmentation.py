@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from modelmora.client.rle import png_of, rows_of
+from modelmora.client.served import Served
 from modelmora.client.tensors import Array
-from modelmora.domain.inference import Timings
 from modelmora.domain.segmentation import Box
 
 if TYPE_CHECKING:
@@ -54,20 +54,12 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segmentation:
-    """The masks of one prompt, the best first, or one mask of everything, and which version of which model made them.
+class Segmentation(Served):
+    """The masks of one prompt, the best first, or one mask of everything.
 
-    `height` and `width` are the upright picture's. Timings do not count in `==`.
+    `height` and `width` are the upright picture's.
     """
 
     masks: tuple[Mask, ...]
     height: int
     width: int
-    model: str
-    version: str
-    timings: Timings = field(default=Timings(), compare=False)
-    total_ms: float = field(default=0.0, compare=False)
-
-    @property
-    def key(self) -> str:
-        return f"{self.model}@{self.version}"

@@ -15,7 +15,7 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.shortening import check_dimensions, shortened
 from modelmora.errors import InternalError, ModelMoraError, unexpected
-from modelmora.ports import Describer, Embedder, Pictures, Watch
+from modelmora.ports import Capacity, Describer, Embedder, Pictures, Watch
 from modelmora.usecases.admission import Admission, slowest
 from modelmora.usecases.linked import NoPictures, brought, links
 
@@ -35,11 +35,15 @@ class Embeddings:
 class Embed:
     """The use case behind every embedding face."""
 
-    def __init__(self, admission: Admission, embedder: Embedder, describer: Describer, pictures: Pictures) -> None:
+    def __init__(
+        self, admission: Admission, embedder: Embedder, describer: Describer, pictures: Pictures, *, capacity: Capacity
+    ) -> None:
+        """`capacity` is what the embedder takes its own permits from."""
         self.admission = admission
         self._embedder = embedder
         self._describer = describer
         self._pictures = pictures
+        self._capacity = capacity
 
     async def __call__(
         self,
@@ -93,16 +97,18 @@ class Embed:
     ) -> list[Outcome[Content]]:
         """The items with every picture here; what the model does not do is refused before anything is fetched.
 
-        Only who asks for `dimensions` or sends links waits for the model's description here.
+        Only who asks for `dimensions` or sends links waits for the model's description here. Links have a permit while
+        they are fetched, so that a server with more work than it takes asks nobody for more; the embedder's follows.
         """
-        pictures = self._pictures
-        if dimensions is not None or links(items):
-            description = await self._describer.describe(model, deadline=call.deadline)
-            if dimensions is not None:
-                check_dimensions(description, dimensions)
-            if description.image is None:
-                pictures = NoPictures(cannot(model, "embed_image", description))
-        return await brought(items, pictures, call=call)
+        pictures, urls = self._pictures, links(items)
+        with self._capacity.permit(len(urls)):
+            if dimensions is not None or urls:
+                description = await self._describer.describe(model, deadline=call.deadline)
+                if dimensions is not None:
+                    check_dimensions(description, dimensions)
+                if description.image is None:
+                    pictures = NoPictures(cannot(model, "embed_image", description))
+            return await brought(items, pictures, call=call)
 
     async def _by_task(
         self, model: ModelSpec, items: Sequence[Outcome[Content]], call: Call, watch: Watch | None

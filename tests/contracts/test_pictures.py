@@ -548,6 +548,13 @@ async def test_the_callers_deadline_ends_a_fetch(start: Start, reach: Open) -> N
     assert "deadline_exceeded" in await refusal(pictures, server.url(), replace(CALL, deadline=time.monotonic() - 1))
 
 
+async def test_a_deadline_that_has_passed_asks_nobody(start: Start, reach: Open, names: Names) -> None:
+    server = await start(answered())
+
+    assert "deadline_exceeded" in await refusal(reach(server), server.url(), replace(CALL, deadline=time.monotonic()))
+    assert (names.asked, server.asked) == ([], [])
+
+
 async def test_a_caller_who_leaves_closes_the_connections(start: Start, reach: Open) -> None:
     async def silent(_: str, __: Writer) -> None:
         await asyncio.Event().wait()

@@ -14,7 +14,8 @@ from modelmora.client import Class, Client, Failed, Ok, SyncClient, Text, unwrap
 from modelmora.domain.inference import Text as EmbeddedText
 from modelmora.errors import CapabilityMissing, InvalidInput, ModelNotFound, Overloaded, ValidationFailed, WrongState
 from tests.doors.client_doors import connected
-from tests.doors.client_servers import Script, grpc_server
+from tests.doors.client_script import Script
+from tests.doors.client_servers import grpc_server
 from tests.doors.test_http_classify import classifying
 from tests.fakes import TIMINGS, World, until
 

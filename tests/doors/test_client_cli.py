@@ -20,19 +20,10 @@ from click.testing import CliRunner, Result
 
 from modelmora.cli.__main__ import program
 from modelmora.errors import ModelNotFound, Overloaded
-from tests.doors.client_servers import (
-    PROGRESS,
-    STEPS,
-    Plane,
-    Script,
-    Seen,
-    grpc_server,
-    http_server,
-    model_entry,
-    report_entry,
-    tuned_entry,
-    vector_of,
-)
+from tests.doors.client_plane import STEPS, Plane, model_entry, report_entry, tuned_entry
+from tests.doors.client_script import Script, Seen, vector_of
+from tests.doors.client_servers import grpc_server, http_server
+from tests.doors.client_servicer import PROGRESS
 
 
 @pytest.fixture
@@ -329,11 +320,11 @@ def test_verify_shows_a_table_and_fails_when_what_is_loaded_is_below_the_gate(pl
     assert (well.exit_code, well.stdout.splitlines()) == (
         0,
         [
-            "shapes-clip@1.0.0 on cpu, loaded in fp32 (declared: auto)",
-            "PRECISION  IMAGES    TEXTS     NEIGHBOURS KEPT  LARGEST DIFFERENCE  MS A BATCH  VERDICT",
-            "fp32       1.000000  1.000000  100.0 %          0                   42.0        reference",
-            "bf16       0.999910  0.999910  98.8 %           0.0031              20.5        passes",
-            "gate: cosine >= 0.999; with `precision: auto` the next load takes bf16",
+            "shapes-clip@1.0.0 on cpu, loaded as torch fp32 (declared: auto auto)",
+            "ENGINE    PRECISION  IMAGES    TEXTS     NEIGHBOURS KEPT  LARGEST DIFFERENCE  MS A BATCH  VERDICT",
+            "torch     fp32       1.000000  1.000000  100.0 %          0                   42.0        reference",
+            "openvino  bf16       0.999910  0.999910  98.8 %           0.0031              20.5        passes",
+            "gate: cosine >= 0.999; with `auto` the next load takes openvino bf16",
         ],
     )
     assert json.loads(run("verify", "shapes-clip", "--json").stdout.splitlines()[-1]) == report_entry()
@@ -353,7 +344,7 @@ def test_tune_shows_a_table_and_what_to_write_into_the_registry(plane: Plane) ->
     well = run("tune", "shapes-clip")
     assert well.exit_code == 0
     first, heads, one, best, *settings = [" ".join(line.split()) for line in well.stdout.splitlines()]
-    assert first == "shapes-clip@1.0.0, embed_image on cpu in fp32"
+    assert first == "shapes-clip@1.0.0, embed_image on cpu by torch in fp32"
     assert heads == "BATCH LANES x THREADS ITEMS/S MS A BATCH MS ALONE MEMORY"
     assert one == "1 1 x 2 40.0 25.0 12.5 3 MiB unsteady"
     assert best == "4 2 x 1 80.0 100.0 12.5 3 MiB best"

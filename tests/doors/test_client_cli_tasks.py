@@ -17,7 +17,8 @@ from PIL import Image
 
 from modelmora.cli.__main__ import program
 from modelmora.errors import InvalidInput, ModelNotFound
-from tests.doors.client_servers import Script, grpc_server
+from tests.doors.client_script import Script
+from tests.doors.client_servers import grpc_server
 
 
 @pytest.fixture

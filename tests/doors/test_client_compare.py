@@ -21,7 +21,8 @@ from modelmora.errors import (
     WrongState,
 )
 from tests.doors.client_doors import connected
-from tests.doors.client_servers import Script, grpc_server
+from tests.doors.client_script import Script
+from tests.doors.client_servers import grpc_server
 from tests.fakes import TIMINGS, World, bytes_of, until, vector_of
 
 TORN = InvalidInput("the picture is cut off", field="image", found="4 bytes", expected="a whole picture")

@@ -20,7 +20,9 @@ from modelmora.errors import (
     ValidationFailed,
 )
 from modelmora.ports import Fetch
-from tests.doors.client_servers import STEPS, Plane, Script, http_server, model_entry, report_entry
+from tests.doors.client_plane import STEPS, Plane, model_entry, report_entry
+from tests.doors.client_script import Script
+from tests.doors.client_servers import http_server
 
 
 @pytest.fixture

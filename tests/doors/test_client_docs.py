@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from tests.doors.client_servers import Script, grpc_server, http_server
+from tests import examples
+from tests.doors.client_script import Script
+from tests.doors.client_servers import grpc_server, http_server
 
-PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+EXAMPLES = [example.code for example in examples.runnable("docs/client.md")]
 PRINTED = [
     "shapes-clip@1.0.0 4\n",
     "0 Ok(value=Embedding(",

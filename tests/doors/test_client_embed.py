@@ -25,7 +25,8 @@ from modelmora.errors import (
     Overloaded,
     WrongState,
 )
-from tests.doors.client_servers import Script, Seen, killed_server, overloaded, server, vector_of
+from tests.doors.client_script import Script, Seen, overloaded, vector_of
+from tests.doors.client_servers import killed_server, server
 
 QUICK = Retry(initial_s=0.001, max_s=0.01)
 

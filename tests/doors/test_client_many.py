@@ -12,7 +12,8 @@ import pytest
 
 from modelmora.client import Client, Failed, Ok, Retry, SyncClient, unwrap
 from modelmora.errors import ValidationFailed, WrongState
-from tests.doors.client_servers import Script, Seen, grpc_server, overloaded, vector_of
+from tests.doors.client_script import Script, Seen, overloaded, vector_of
+from tests.doors.client_servers import grpc_server
 
 QUICK = Retry(initial_s=0.001, max_s=0.01)
 

@@ -25,7 +25,8 @@ from modelmora.errors import (
     WrongState,
 )
 from tests.doors.client_doors import connected
-from tests.doors.client_servers import Script, grpc_server
+from tests.doors.client_script import Script
+from tests.doors.client_servers import grpc_server
 from tests.fakes import CATALOGUE, IRIS, IRIS_DESCRIBED, TIMINGS, World, until
 
 ROWS = [[5.1, 3.5, 1.4, 0.2], [6.2, 2.9, 4.3, 1.3]]
@@ -80,6 +81,8 @@ async def test_inputs_arrive_however_they_are_given(client: Client, world: World
     assert prediction["scores"].tolist() == SCORES.tolist()
     assert np.array_equal(np.asarray(prediction["scores"]), SCORES)
     assert prediction["class"].tolist() == [b"setosa", b"\xff"]
+    assert {name: len(labels) for name, labels in prediction.labels.items()} == {"scores": len(SCORES)}
+    assert set(prediction.labels["scores"]) <= {"setosa", "versicolor", "virginica"}
 
 
 async def test_only_the_outputs_named_are_answered(client: Client, world: World) -> None:

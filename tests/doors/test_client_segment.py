@@ -45,7 +45,8 @@ from modelmora.errors import (
     WrongState,
 )
 from tests.doors.client_doors import connected, over
-from tests.doors.client_servers import Script, grpc_server
+from tests.doors.client_script import Script
+from tests.doors.client_servers import grpc_server
 from tests.doors.test_http_segment import DEFAULT_SAM, DRAWN, LOGITS, PIXELS, drawn
 from tests.fakes import CLIP, MASK, TIMINGS, World, until
 from tests.support import reserve_port

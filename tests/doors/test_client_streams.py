@@ -31,9 +31,10 @@ from modelmora.errors import (
     WrongState,
 )
 from tests.doors.client_doors import QUICK, over, over_grpc
-from tests.doors.client_servers import PROGRESS, Script, overloaded
+from tests.doors.client_script import Script, overloaded
 from tests.doors.client_servers import grpc_server as scripted
 from tests.doors.client_servers import http_server as scripted_http
+from tests.doors.client_servicer import PROGRESS
 from tests.fakes import TIMINGS, World, until, vector_of
 from tests.support import reserve_port
 

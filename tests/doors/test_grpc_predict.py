@@ -79,6 +79,7 @@ async def test_tensors_go_in_and_outputs_come_back(world: World, inference: Any)
         ("class", types_pb2.DTYPE_BYTES, [1]),
     ]
     assert answer.outputs[1].tensor.data == pack([b"setosa"])
+    assert [list(one.labels) for one in answer.outputs] == [["setosa"], []]
     assert world.predictor.asked[0][1] == {"features": Tensor(dtype="float32", shape=(1, 4), data=FEATURES.tobytes())}
 
 
@@ -184,3 +185,10 @@ async def test_a_tensor_of_too_many_axes_is_refused_before_it_is_read(inference:
 
     assert (told.code, told.field) == ("schema_mismatch", "inputs[0].tensor.shape")
     assert (told.found, told.expected) == ("100000 axes", "at most 32")
+
+
+async def test_without_room_tensors_are_not_looked_at(world: World, inference: Any) -> None:
+    world.capacity.most = 0
+    wrong = pb.NamedTensor(name="features", tensor=types_pb2.Vector(shape=[1] * 100))
+
+    assert error_of(await failure(inference.Predict(pb.PredictRequest(inputs=[wrong])))).code == "overloaded"

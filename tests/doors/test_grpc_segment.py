@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -171,6 +172,22 @@ async def test_a_request_of_one_prompt_has_its_status(inference: Any, world: Wor
             grpc.StatusCode.INVALID_ARGUMENT,
             "prompts[0].mask.dtype",
         ),
+        (
+            pb.SegmentRequest(
+                image=b"a",
+                prompts=[CENTRE, pb.Prompt(points=CENTRE.points, mask=types_pb2.Vector(shape=[1] * 1_000))],
+            ),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "prompts[1].mask.shape",
+        ),
+        (
+            pb.SegmentRequest(
+                image=b"a",
+                prompts=[pb.Prompt(points=CENTRE.points, mask=types_pb2.Vector(shape=[2**32 - 1] * 2, data=b"1234"))],
+            ),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "prompts[0].mask.data",
+        ),
         (pb.SegmentRequest(image=b"a", prompts=[CENTRE], model="clip"), grpc.StatusCode.FAILED_PRECONDITION, "model"),
         (pb.SegmentRequest(image=b"a", prompts=[CENTRE] * 1_001), grpc.StatusCode.RESOURCE_EXHAUSTED, "prompts"),
     ],
@@ -192,6 +209,18 @@ async def test_masks_too_large_for_a_message_say_what_to_ask_for(inference: Any,
 
     assert (status, error.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "limit_exceeded")
     assert [answer.error.code for answer in both] == ["limit_exceeded"] * 2
+
+
+async def test_one_who_does_not_read_frees_the_work_at_the_deadline(inference: Any, world: World) -> None:
+    large = replace(DRAWN, counts=bytes(2**19))
+    world.segmenter.gives, prompts = (large,), [CENTRE] * 400
+    call = inference.Segment(request(*prompts), metadata=(("x-modelmora-timeout-ms", "500"),))
+
+    await until(world.segmenter.left.is_set)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        assert len([answer async for answer in call]) < len(prompts)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_caller_who_leaves_frees_the_work(inference: Any, world: World) -> None:

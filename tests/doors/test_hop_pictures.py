@@ -17,7 +17,7 @@ from modelmora.domain.models import Batching, ModelSpec
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from runners.classifier import ClassifierProvider
 from runners.dinov2 import Dinov2Provider
-from runners.networks.hf.network import Network
+from runners.networks.network import Network
 from runners.preprocess import prepare_image
 from tests.doors.hop import Hop, call
 from tests.models.conftest import stored

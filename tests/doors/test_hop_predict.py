@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +26,30 @@ from modelmora.errors import (
     ArtifactCorrupt,
     DeadlineExceeded,
     InternalError,
+    ModelLoadFailed,
     Overloaded,
     SchemaMismatch,
 )
 from modelmora.ports import Predicted
-from runners.inputs.arrays import to_array, to_tensor
+from runners.hop import wire
+from runners.inputs import features as features_of
+from runners.inputs.arrays import array_of, bytes_of, to_array, to_tensor
+from runners.networks.tensors import trying
+from runners.payload import Parcel
 from runners.predicting import RunnerPredictor
 from tests.doors.hop import Hop, call
-from tests.models.tensor_nets import graph, linear, perceptron, relay, species, value, weights, write, write_perceptron
+from tests.models.tensor_nets import (
+    endless,
+    graph,
+    linear,
+    perceptron,
+    relay,
+    species,
+    value,
+    weights,
+    write,
+    write_perceptron,
+)
 
 MAX_BATCH = 4
 
@@ -55,8 +75,26 @@ PERCEPTRON = model("perceptron", queue=MAX_BATCH * 4)
 PEOPLE = model("people", preprocess=[{"tensor": "features", "columns": COLUMNS}])
 PICTURES = model("pictures", preprocess=[{"tensor": "x", "image": {"height": 8, "width": 8, "mean": 0.5, "std": 0.5}}])
 TEXTS, SPECIES, CORRUPT = model("texts"), model("species"), model("corrupt")
-LOGARITHM, LOOKUP, ALONE = model("logarithm"), model("lookup"), model("alone")
-MODELS = (PERCEPTRON, PEOPLE, PICTURES, TEXTS, SPECIES, CORRUPT, LOGARITHM, LOOKUP, ALONE)
+LOGARITHM, LOOKUP, ALONE, NORM = model("logarithm"), model("lookup"), model("alone"), model("norm")
+PAIRS, ENDLESS = model("pairs"), model("endless")
+MANY = replace(model("many"), batching=Batching(max_batch=200_000))
+ANY_SIZE = replace(model("any-size", preprocess=[{"tensor": "x", "image": {"resize": "none"}}]), batching=Batching())
+MODELS = (
+    PERCEPTRON,
+    PEOPLE,
+    PICTURES,
+    TEXTS,
+    SPECIES,
+    CORRUPT,
+    LOGARITHM,
+    LOOKUP,
+    ALONE,
+    NORM,
+    ANY_SIZE,
+    MANY,
+    PAIRS,
+    ENDLESS,
+)
 NETWORK = perceptron()
 
 
@@ -70,10 +108,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = relay(TensorProto.FLOAT, ("batch", 3, 8, 8))
     table = weights("table", np.ones((3, 2), np.float32))
     write(folder / "pictures", pixels)
-    write(folder / "texts", relay())
+    write(folder / "endless", endless())
+    for name in ("texts", "many"):
+        write(folder / name, relay())
     write(folder / "species", species())
     write(folder / "logarithm", graph([helper.make_node("Log", ["x"], ["y"])], *floats))
     write(folder / "lookup", graph([helper.make_node("Gather", ["table", "x"], ["y"])], *ids, [table]))
+    unnamed = [value(name, TensorProto.FLOAT, [None, 4]) for name in "xy"]
+    write(folder / "norm", graph([helper.make_node("Softmax", ["x"], ["y"], axis=0)], unnamed[:1], unnamed[1:]))
+    pairs = [value(name, TensorProto.FLOAT, [None, 4]) for name in "ab"]
+    turned = [helper.make_node("Transpose", ["b"], ["t"]), helper.make_node("MatMul", ["a", "t"], ["y"])]
+    write(folder / "pairs", graph(turned, pairs, [value("y", TensorProto.FLOAT, [None, None])]))
+    any_size = value("x", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    mean = helper.make_node("GlobalAveragePool", ["x"], ["y"])
+    write(folder / "any-size", graph([mean], [any_size], [value("y", TensorProto.FLOAT, ["batch", 3, 1, 1])]))
     axis = weights("axis", np.array(0, np.int64))
     write(folder / "alone", graph([helper.make_node("CumSum", ["x", "axis"], ["y"])], *sequence, [axis]))
     for name in ("perceptron", "people"):
@@ -256,9 +304,110 @@ async def test_a_model_without_a_batch_takes_one_request_at_a_time(hop: Hop) -> 
     assert [to_array(one.outputs["y"]).tolist() for one in given] == [[1, 2, 3], [*range(1, 51)]]
 
 
+async def test_rows_that_hang_together_are_computed_request_by_request_and_in_one_piece(hop: Hop) -> None:
+    """Its file calls no axis anything: that its rows are normalised over each other is seen when it is loaded."""
+    tables = [features(rows, seed=rows) for rows in (1, 3, 50)]
+
+    given = await asyncio.gather(*(predict(hop, NORM, x=of(table)) for table in tables))
+
+    for one, table in zip(given, tables, strict=True):
+        powers = np.exp(table - table.max(axis=0))
+        assert near(one, powers / powers.sum(axis=0), "y")
+    told = await hop.inference.describe(NORM, deadline=call().deadline)
+    assert (told.batches, told.proven, told.max_batch, told.inputs[0].shape) == (False, True, 1, (None, 4))
+
+
+async def test_who_only_asks_what_a_model_takes_does_not_load_it(hop: Hop) -> None:
+    told = await hop.inference.describe(NORM, deadline=call().deadline)
+
+    assert (told.batches, told.proven) == (True, False)
+    assert hop.hosts[0].pool.peek(NORM) is None
+
+
+async def test_inputs_that_are_no_batch_may_differ_in_their_first_axes(hop: Hop) -> None:
+    """As their file has it they are one; what can be told of that is told by the model, not by its description."""
+    one, other = features(3), features(5)
+
+    given = await predict(hop, PAIRS, a=of(one), b=of(other))
+
+    assert near(given, one @ other.T, "y")
+
+
+async def test_what_was_seen_of_a_model_holds_when_it_is_gone(hop: Hop) -> None:
+    await predict(hop, NORM, x=of(features(2)))
+    await hop.hosts[0].pool.unload(NORM)
+
+    assert near(await predict(hop, NORM, x=of(np.zeros((50, 4)))), np.full((50, 4), 0.02), "y")
+
+
+async def test_large_pictures_go_in_smaller_slices(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, pictures = [], np.random.default_rng(0).integers(0, 256, (6, 40, 50, 3), np.uint8)
+    for pixels in pictures:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        stored.append(file.getvalue())
+    monkeypatch.setattr(features_of, "PICTURES_BYTES", 2 * 40 * 50 * 3 * 4)
+    sent, to_wire = list[int](), wire.parcel_to_wire
+
+    def watched(parcel: Parcel) -> Any:
+        sent.append(parcel.rows)
+        return to_wire(parcel)
+
+    monkeypatch.setattr(wire, "parcel_to_wire", watched)
+
+    given = await predict(hop, ANY_SIZE, image=texts(*stored))
+
+    assert near(given, pictures.mean(axis=(1, 2)).reshape(6, 3, 1, 1) / 255, "y")
+    assert sent[:3] == [2, 2, 2]
+
+
+async def test_texts_by_the_hundred_thousand_do_not_hold_the_loops(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Tensor(dtype="bytes", shape=(200_000,), data=pack([b"c"] * 200_000))
+    on_a_loop, to_wire, of_wire = list[str](), bytes_of, array_of
+
+    def watched(what: Callable[..., Any], *arguments: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            on_a_loop.append(what.__name__)
+        return what(*arguments)
+
+    monkeypatch.setattr(wire, "bytes_of", partial(watched, to_wire))
+    monkeypatch.setattr(wire, "array_of", partial(watched, of_wire))
+
+    given = await predict(hop, MANY, x=many)
+
+    assert (given.outputs["y"], on_a_loop) == (many, [])
+    assert (await predict(hop, MANY, x=texts("a"))).outputs["y"] == texts("a")
+    assert len(on_a_loop) == 4
+
+
+def recorded(what: Callable[..., Any], calls: list[float]) -> Callable[..., Any]:
+    def record(*arguments: Any) -> Any:
+        calls.append(time.monotonic())
+        return what(*arguments)
+
+    return record
+
+
 async def test_a_damaged_model_says_so(hop: Hop) -> None:
     with pytest.raises(ArtifactCorrupt, match=r"model\.onnx is damaged"):
         await predict(hop, CORRUPT, x=of([1.0]))
+
+
+async def test_a_model_that_hangs_is_tried_once_and_the_others_are_not_kept_waiting(
+    hop: Hop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trying, "TRY_S", 0.5)
+    tried = list[float]()
+    monkeypatch.setattr(trying, "_tried", recorded(trying._tried, tried))
+
+    for _ in range(3):
+        with pytest.raises(ModelLoadFailed, match="it has not come back from a sample") as raised:
+            await predict(hop, ENDLESS, x=of([1.0]))
+        assert 500 < (raised.value.retry_after_s or 0) <= 600
+    monkeypatch.setattr(trying, "TRY_S", 60.0)
+
+    assert near(await predict(hop, PERCEPTRON, features=of(features(1))), reference(features(1)))
+    assert len(tried) == 2
 
 
 async def test_a_caller_who_leaves_frees_what_was_under_way(hop: Hop) -> None:

@@ -26,7 +26,7 @@ STEPS: list[Mapping[str, Any]] = [
     {"stage": "loading", "done": 0, "total": 2},
     {"stage": "measuring", "done": 2, "total": 2},
 ]
-REPORT = {"stage": "report", "precision": "fp32", "passes": True, "auto": "bf16"}
+REPORT = {"stage": "report", "precision": "fp32", "passes": True, "auto": {"engine": "torch", "precision": "bf16"}}
 
 
 @pytest.mark.parametrize("what", ["verify", "tune"])

@@ -300,6 +300,30 @@ async def test_who_leaves_frees_the_work(world: World, core: Core) -> None:
     assert asking.status is None
 
 
+async def test_without_room_a_body_is_not_looked_at(world: World, http: httpx.AsyncClient) -> None:
+    world.capacity.most = 0
+
+    answer = await http.post("/v1/predict", content=b"[" * 1000, headers={"content-type": "application/json"})
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert answer.headers["retry-after"]
+
+
+async def test_bodies_count_until_they_are_answered(world: World, core: Core, http: httpx.AsyncClient) -> None:
+    body = json.dumps({"inputs": {"features": ROWS}})
+    world.decoding_bytes, world.predictor.hold = len(body), asyncio.Event()
+    core.application = world.application()
+    first = asyncio.create_task(predict(http, {"features": ROWS}))
+    await world.predictor.entered.wait()
+
+    second = await predict(http, {"features": ROWS})
+    world.predictor.hold.set()
+
+    assert (second.status_code, second.json()["code"]) == (503, "overloaded")
+    assert (await first).status_code == 200
+    assert (await predict(http, {"features": ROWS})).status_code == 200
+
+
 async def test_the_page_of_the_api_describes_it(http: httpx.AsyncClient) -> None:
     page = (await http.get("/openapi.json")).json()["paths"]["/v1/predict"]["post"]
 

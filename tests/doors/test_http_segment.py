@@ -367,6 +367,38 @@ async def test_one_who_leaves_mid_way_frees_the_work(core: Core, world: World, h
     assert not talk.over
 
 
+async def test_one_who_does_not_read_frees_the_work_at_the_deadline(
+    core: Core, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.calls.LAST_WORDS_S", 0.05)
+    talk = Conversation(
+        create_app(core, max_body_bytes=2**20), PATH, headers={**NDJSON, "x-modelmora-timeout-ms": "100"}
+    )
+    talk.reading.clear()
+    talk.send(field_part("prompts", f"[{POINT[1:-1]}, {POINT[1:-1]}]") + file_part(b"1") + END, more=False)
+
+    await until(world.segmenter.left.is_set)
+    await talk.end()
+
+    assert (talk.over, talk.body) == (False, b"")
+
+
+async def test_one_who_reads_late_is_told_of_the_deadline(
+    core: Core, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.calls.LAST_WORDS_S", 0.05)
+    world.segmenter.hold = asyncio.Event()
+    talk = Conversation(
+        create_app(core, max_body_bytes=2**20), PATH, headers={**NDJSON, "x-modelmora-timeout-ms": "100"}
+    )
+    talk.send(field_part("prompts", f"[{POINT[1:-1]}, {POINT[1:-1]}]") + file_part(b"1") + END, more=False)
+
+    first, last = await talk.end()
+
+    assert (first["index"], last["error"]["code"]) == (1, "deadline_exceeded")
+    assert (talk.over, world.segmenter.left.is_set()) == (True, True)
+
+
 async def test_masks_too_large_for_an_answer_say_what_to_ask_for(http: httpx.AsyncClient, world: World) -> None:
     world.segmenter.size = (8_000, 8_000)
 

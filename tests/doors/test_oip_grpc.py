@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from api.grpc.server import GrpcServer
+from api.oip import stream
 from api.oip.stream import spread
 from modelmora.domain.inference import Image, Text
 from modelmora.domain.tensors import pack, unpack
@@ -57,6 +58,7 @@ def net(*inputs: Input, raw: tuple[bytes, ...] = (), **more: Any) -> pb.ModelInf
 
 
 X = Input(name="x", datatype="FP32", shape=[2, 3])
+MISSING = "model_not_found"
 
 
 async def refused(call: Any, status: str, code: str) -> str:
@@ -377,9 +379,59 @@ async def test_a_stream_whose_caller_cannot_be_written_to_ends_with_its_work() -
         raise RuntimeError("the RPC is over")
 
     with pytest.raises(Cancelled, match="the caller left"):
-        await spread(requests(), answer, write)
+        await spread(requests(), answer, write, size=len)
 
     assert dropped.is_set()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "begun"),
+    [([1] * 20, 16), ([40, 24, 1], 2), ([60, 5], 1), ([100, 1], 1), ([30, 30, 4, 1], 3)],
+    ids=["by number", "full", "too full", "one alone", "three"],
+)
+async def test_a_stream_is_read_while_there_is_room_by_number_and_by_bytes(
+    sizes: list[int], begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WINDOW_BYTES", 64)
+    under_way, gate, written = list[int](), asyncio.Event(), list[int]()
+
+    async def requests() -> AsyncIterator[int]:
+        for size in sizes:
+            yield size
+
+    async def answer(size: int) -> int:
+        under_way.append(size)
+        await gate.wait()
+        return size
+
+    async def write(size: int) -> None:
+        written.append(size)
+
+    spreading = asyncio.create_task(spread(requests(), answer, write, size=lambda size: size))
+    await until(lambda: len(under_way) >= begun)
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(50)))
+    held = len(under_way)
+    gate.set()
+    await spreading
+
+    assert held == begun
+    assert sorted(written) == sorted(sizes)
+
+
+async def test_without_room_or_a_model_tensors_are_not_looked_at(world: World, service: Any) -> None:
+    wrong = Input(name="x", datatype="FP8", shape=[2, 3])
+
+    await refused(service.ModelInfer(pb.ModelInferRequest(model_name="nobody", inputs=[wrong])), "NOT_FOUND", MISSING)
+    world.capacity.most = 0
+    await refused(service.ModelInfer(net(wrong)), "UNAVAILABLE", "overloaded")
+
+
+async def test_a_shape_of_too_many_axes_is_told_by_its_field(service: Any) -> None:
+    deep = Input(name="x", datatype="FP32", shape=[1] * 1_000_000)
+
+    said = await refused(service.ModelInfer(net(deep, raw=(bytes(4),))), "INVALID_ARGUMENT", "validation")
+
+    assert "inputs[0].shape, found 1000000 axes, expected at most 32" in said
 
 
 async def test_the_index_tells_every_model_and_its_state(world: World, service: Any) -> None:

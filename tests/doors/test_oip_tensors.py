@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
 import struct
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from starlette.types import ASGIApp
 
 from api.core import Core
 from api.http.app import create_app
@@ -391,3 +394,43 @@ async def test_known_parameters_are_checked(parameters: dict[str, Any], http: ht
     said = refused(await infer(http, "clip", texts("a"), parameters=parameters), 422, "validation")
 
     assert f"parameters.{next(iter(parameters))}" in said
+
+
+async def test_without_room_or_a_model_a_body_is_not_looked_at(world: World, http: httpx.AsyncClient) -> None:
+    rubbish = b"[" * 1000
+
+    refused(await http.post("/v2/models/nobody/infer", content=rubbish), 404, "model_not_found")
+    refused(await http.post("/v2/models/net/infer", content=rubbish), 400, "invalid_input")
+    world.capacity.most = 0
+    refused(await http.post("/v2/models/net/infer", content=rubbish), 503, "overloaded")
+
+
+async def test_a_compressed_body_counts_as_much_as_it_may_open_to(
+    world: World, core: Core, http: httpx.AsyncClient
+) -> None:
+    content, _ = body_of([dict(X)])
+    world.decoding_bytes, world.predictor.hold = MAX_BODY + len(content) - 1, asyncio.Event()
+    core.application = world.application()
+    first = asyncio.create_task(infer(http, "net", X))
+    await world.predictor.entered.wait()
+
+    coded = {"content-encoding": "gzip"}
+    second = await http.post("/v2/models/net/infer", content=gzip.compress(content), headers=coded)
+    world.predictor.hold.set()
+
+    refused(second, 503, "overloaded")
+    assert (await first).status_code == 200
+
+
+@pytest.mark.parametrize("size", [6, 3_000_000])
+async def test_a_boolean_is_0_or_1_however_many_there_are(
+    size: int, core: Core, serve: Callable[[ASGIApp], httpx.AsyncClient]
+) -> None:
+    data = bytearray(size)
+    data[-2:] = 1, 7
+    mask = {"name": "mask", "datatype": "BOOL", "shape": [size], "parameters": {"binary_data_size": size}}
+    http = serve(create_app(core, max_body_bytes=2**22))
+
+    said = refused(await infer(http, "net", {**mask, "data_after": bytes(data)}), 422, "validation")
+
+    assert "found 7, expected 0 or 1" in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,10 +16,12 @@ import pytest
 from numpy.typing import NDArray
 from openai.types import CreateEmbeddingResponse
 
+from tests import examples
 from tests.e2e.serving import ROOT, Server, serve
 
 PICTURES = ROOT / "docs" / "pictures"
 NAMES = ("red-circle.jpg", "two-blue-squares.jpg")
+IN_FLIGHT = 32
 REGISTRY = """
 version: 1
 models:
@@ -69,6 +70,7 @@ def site(asked: list[str]) -> Iterator[str]:
 def fetching(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that may ask the site, although that is on this machine."""
     env = {"MODELMORA_FETCH_HOSTS": site, "MODELMORA_FETCH_NETWORKS": "127.0.0.0/8,::1/128"}
+    env["MODELMORA_API_MAX_IN_FLIGHT"] = str(IN_FLIGHT)
     server = serve(tmp_path_factory.mktemp("fetching"), registry=REGISTRY, env=env)
     try:
         server.wait_ready()
@@ -201,6 +203,19 @@ def test_any_other_place_is_never_asked(url: str, client: openai.OpenAI, site: s
     assert len(asked) == before
 
 
+def test_a_server_with_more_work_than_it_takes_asks_nobody_for_pictures(
+    client: openai.OpenAI, site: str, asked: list[str]
+) -> None:
+    before, urls = len(asked), [f"{site}/{NAMES[0]}?{number}" for number in range(IN_FLIGHT + 1)]
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.embeddings.create(model="shapes", input=urls, extra_body={"modality": "image"})
+
+    assert (caught.value.status_code, caught.value.code, len(asked)) == (503, "overloaded", before)
+    taken = client.embeddings.create(model="shapes", input=urls[:IN_FLIGHT], extra_body={"modality": "image"})
+    assert (len(taken.data), len(asked)) == (IN_FLIGHT, before + IN_FLIGHT)
+
+
 def test_as_shipped_no_url_is_fetched(shipped: Server, site: str, asked: list[str]) -> None:
     before = len(asked)
     with (
@@ -212,9 +227,8 @@ def test_as_shipped_no_url_is_fetched(shipped: Server, site: str, asked: list[st
 
 
 def test_the_examples_of_the_page_run_as_they_stand(shipped: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "openai.md").read_text(encoding="utf-8")
-    examples = "\n".join(re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL))
-    here = examples.replace("http://127.0.0.1:3000", shipped.url).replace("docs/pictures", str(PICTURES))
+    code = "\n".join(example.code for example in examples.runnable("docs/openai.md"))
+    here = code.replace("http://127.0.0.1:3000", shipped.url).replace("docs/pictures", str(PICTURES))
     names: dict[str, Any] = {}
 
     exec(here, names)

@@ -136,6 +136,20 @@ def species() -> onnx.ModelProto:
     )
 
 
+def endless() -> onnx.ModelProto:
+    """A loop whose condition always holds."""
+    ends = [value("step", TensorProto.INT64, []), value("on", TensorProto.BOOL, []), value("y_in", 1, ["batch"])]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["on_out"]), helper.make_node("Neg", ["y_in"], ["y_out"])],
+        "body",
+        ends,
+        [value("on_out", TensorProto.BOOL, []), value("y_out", TensorProto.FLOAT, ["batch"])],
+    )
+    loop = helper.make_node("Loop", ["", "yes", "x"], ["y"], body=body)
+    outer = [value("x", TensorProto.FLOAT, ["batch"])], [value("y", TensorProto.FLOAT, ["batch"])]
+    return graph([loop], *outer, [weights("yes", np.array(True))])
+
+
 def field(number: int, content: bytes) -> bytes:
     """A message's field, as protobuf writes it (whose own libraries refuse to nest deeply)."""
     size, length = len(content), bytearray()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,14 +23,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, helper
 from sklearn.datasets import load_iris
+from structlog.testing import capture_logs
 
 from modelmora.domain.tensors import TensorSpec
-from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ModelMoraError, SchemaMismatch
+from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, ModelMoraError, OutOfMemory, SchemaMismatch
 from runners import devices
-from runners.networks.tensors import batches
+from runners.networks.tensors import trying
 from runners.onnx import PROVIDER
 from runners.payload import Parcel
 from tests.models.tensor_nets import (
+    endless,
     export,
     field,
     graph,
@@ -205,14 +208,137 @@ def test_a_fixed_batch_is_served_alone(tmp_path: Path) -> None:
     assert model.predict([parcel(features=np.zeros((1, 4), np.float32))])[0].tensors["scores"].shape == (1, 3)
 
 
-def test_a_batch_that_the_graph_only_claims_to_take_is_found_out(tmp_path: Path) -> None:
+def norm_of_rows(first: int | str | None = None) -> onnx.ModelProto:
+    """Softmax over the first axis: what a row gives depends on those beside it."""
+    shape = [first, 4]
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=0)
+    return graph([node], [value("x", TensorProto.FLOAT, shape)], [value("y", TensorProto.FLOAT, shape)])
+
+
+def sum_of_rows() -> onnx.ModelProto:
     node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)
     ends = [value("x", TensorProto.FLOAT, ["batch", 4])], [value("y", TensorProto.FLOAT, ["batch", 4])]
-    write(tmp_path, graph([node], *ends, [weights("axes", np.array([0], np.int64))]))
+    return graph([node], *ends, [weights("axes", np.array([0], np.int64))])
 
-    said = refusal(tmp_path)
 
-    assert "its output 'y' has the shape [1, 4] for 2 rows" in said
+def running_total(dtype: int) -> onnx.ModelProto:
+    node, axis = helper.make_node("CumSum", ["x", "axis"], ["y"]), weights("axis", np.array(0, np.int64))
+    return graph([node], [value("x", dtype, [None])], [value("y", dtype, [None])], [axis])
+
+
+def scale_of_all_rows() -> onnx.ModelProto:
+    """int8 as onnxruntime's dynamic quantisation has it: the scale is that of all that came."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    return graph(nodes, [value("x", TensorProto.FLOAT, [None, 4])], [value("y", TensorProto.FLOAT, [None, 4])])
+
+
+ENTANGLED = {
+    "normalised over the rows": norm_of_rows(),
+    "called a batch all the same": norm_of_rows("batch"),
+    "summed up": sum_of_rows(),
+    "a sequence of floats": running_total(TensorProto.FLOAT),
+    "a sequence of integers": running_total(TensorProto.INT64),
+    "one scale for all": scale_of_all_rows(),
+}
+
+
+@pytest.mark.parametrize("kind", ENTANGLED)
+def test_rows_that_hang_together_are_never_put_together(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, ENTANGLED[kind])
+    dtype = np.int64 if "integers" in kind else np.float32
+    width = () if "sequence" in kind else (4,)
+    one, other = (np.arange(1, 1 + np.prod((rows, *width))).reshape(rows, *width).astype(dtype) for rows in (2, 3))
+
+    with capture_logs() as logs:
+        model = opened(tmp_path)
+    together = [given.tensors["y"] for given in model.predict([parcel(x=one), parcel(x=other)])]
+    alone = [model.predict([parcel(x=each)])[0].tensors["y"] for each in (one, other)]
+
+    assert PROVIDER.describe(tensor_spec(), tmp_path).batches
+    assert (model.description.batches, model.description.max_batch, model.description.proven) == (False, 1, True)
+    assert [each.tolist() for each in together] == [each.tolist() for each in alone]
+    (told,) = (log for log in logs if log["event"] == "model_not_batched")
+    assert "'y'" in told["why"]
+
+
+def test_inputs_whose_first_axes_are_no_batch_may_differ_in_them(tmp_path: Path) -> None:
+    """Every row of one against every row of the other."""
+    nodes = [helper.make_node("Transpose", ["b"], ["t"]), helper.make_node("MatMul", ["a", "t"], ["y"])]
+    ends = [value(name, TensorProto.FLOAT, [None, 4]) for name in "ab"], [value("y", TensorProto.FLOAT, [None, None])]
+    write(tmp_path, graph(nodes, *ends))
+
+    model = opened(tmp_path)
+    (given,) = model.predict([parcel(rows=1, a=np.eye(2, 4, dtype=np.float32), b=np.ones((3, 4), np.float32))])
+
+    assert not model.description.batches
+    assert [one.shape for one in model.description.inputs] == [(None, 4), (None, 4)]
+    assert given.tensors["y"].tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_an_unnamed_axis_whose_rows_stay_apart_is_a_batch(tmp_path: Path) -> None:
+    write(tmp_path, species())
+
+    description = opened(tmp_path).description
+
+    assert (description.batches, description.proven, description.inputs[0].shape) == (True, True, ("batch", 4))
+    assert not PROVIDER.describe(tensor_spec(), tmp_path).proven
+
+
+def test_a_table_of_one_row_is_proven_by_its_floats(tmp_path: Path) -> None:
+    """No other integer than 0 is taken."""
+    nodes = [helper.make_node("Gather", ["table", "i"], ["g"]), helper.make_node("Mul", ["g", "x"], ["y"])]
+    ends = [value("i", TensorProto.INT64, [None]), value("x", TensorProto.FLOAT, [None])]
+    table = weights("table", np.ones(1, np.float32))
+    write(tmp_path, graph(nodes, ends, [value("y", TensorProto.FLOAT, [None])], [table]))
+
+    assert opened(tmp_path).description.batches
+
+
+@dataclass
+class Scarce:
+    """A network beside which there is memory for so many rows."""
+
+    real: Any
+    rows: int
+    seen: list[int] = dataclasses.field(default_factory=list)
+    model: str = "tested@1.0.0"
+
+    def __call__(self, feeds: Any, wanted: Any) -> Any:
+        self.seen.append(len(feeds["x"]))
+        if len(feeds["x"]) > self.rows:
+            raise OutOfMemory(f"no more than {self.rows} rows")
+        return self.real(feeds, wanted)
+
+
+def test_a_table_that_does_not_fit_into_memory_is_computed_in_parts(tmp_path: Path) -> None:
+    write(tmp_path, linear())
+    model = opened(tmp_path)
+    scarce = Scarce(model.batches.run, rows=3)
+    model.batches = replace(model.batches, run=scarce)
+    array = np.arange(40, dtype=np.float32).reshape(10, 4)
+
+    answers = [model.predict([parcel(x=array)])[0] for _ in range(2)]
+
+    assert [one.tensors["y"].tolist() for one in answers] == [scarce.real({"x": array}, ["y"])["y"].tolist()] * 2
+    assert [one.rows for one in answers] == [10, 10]
+    assert scarce.seen == [10, 5, 3, 2, 3, 2, *[3, 3, 3, 1]]
+
+
+def test_a_row_that_does_not_fit_into_memory_says_so_and_the_next_table_is_tried_whole(tmp_path: Path) -> None:
+    write(tmp_path, linear())
+    model = opened(tmp_path)
+    scarce = Scarce(model.batches.run, rows=0)
+    model.batches = replace(model.batches, run=scarce)
+
+    with pytest.raises(OutOfMemory, match="no more than 0 rows"):
+        model.predict([parcel(x=np.zeros((8, 4), np.float32))])
+    scarce.rows = 8
+
+    assert model.predict([parcel(x=np.zeros((8, 4), np.float32))])[0].rows == 8
+    assert model.batches.fits.rows is None
 
 
 def test_an_input_with_a_default_may_be_left_out(tmp_path: Path) -> None:
@@ -429,22 +555,45 @@ def test_a_sample_that_the_model_cannot_run_asks_for_sizes(tmp_path: Path) -> No
     assert opened(tmp_path, sample={"length": 7}).sample("predict").tensors["x"].shape == (1, 7)
 
 
+def test_a_sample_has_one_row_of_a_batch_whatever_is_declared(tmp_path: Path) -> None:
+    write(tmp_path, linear())
+
+    said = refusal(tmp_path, sample={"batch": 8})
+
+    assert "config.sample.batch: a sample is one row of a batch; how many are computed together is batching.max" in said
+
+
+def samples_under_way() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name.startswith("sample of")]
+
+
 def test_a_graph_that_never_ends_fails_to_load_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "TRY_S", 1.0)
-    ends = [value("step", TensorProto.INT64, []), value("on", TensorProto.BOOL, []), value("y_in", 1, ["batch"])]
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["on"], ["on_out"]), helper.make_node("Neg", ["y_in"], ["y_out"])],
-        "body",
-        ends,
-        [value("on_out", TensorProto.BOOL, []), value("y_out", TensorProto.FLOAT, ["batch"])],
-    )
-    loop = helper.make_node("Loop", ["", "yes", "x"], ["y"], body=body)
-    outer = [value("x", TensorProto.FLOAT, ["batch"])], [value("y", TensorProto.FLOAT, ["batch"])]
-    write(tmp_path, graph([loop], *outer, [weights("yes", np.array(True))]))
+    monkeypatch.setattr(trying, "TRY_S", 1.0)
+    write(tmp_path, endless())
 
     assert "it has not come back from a sample for 1 s" in refusal(tmp_path)
 
-    wait_until(lambda: all(one.name != "sample" for one in threading.enumerate()), within_s=20, what="its end")
+    wait_until(lambda: not samples_under_way(), within_s=20, what="its end")
+
+
+def test_a_sample_that_cannot_be_ended_is_not_begun_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(trying, "TRY_S", 0.2)
+    monkeypatch.setattr(trying, "_tried", lambda *_: gate.wait(30))
+    write(tmp_path, linear())
+
+    first = refusal(tmp_path)
+    monkeypatch.setattr(trying, "TRY_S", 60.0)
+    second = refusal(tmp_path)
+    under_way = len(samples_under_way())
+    gate.set()
+
+    assert "it has not come back from a sample for 0 s" in first
+    assert "a sample that it was given before has not come back yet" in second
+    assert under_way == 1
+    wait_until(lambda: not samples_under_way(), within_s=20, what="its end")
 
 
 def test_a_value_that_the_network_cannot_take_is_the_callers(tmp_path: Path) -> None:
@@ -549,13 +698,14 @@ def test_a_fork_after_the_import_computes(tmp_path: Path) -> None:
         "PROVIDER.prepare(); child = os.fork()\n"
         "if child == 0:\n"
         f"    model = PROVIDER.load(s, Path({str(tmp_path)!r}), device='cpu', threads=2)\n"
-        "    print(model.predict([model.batches.sample(3)])[0].tensors['y'].tolist(), flush=True); os._exit(0)\n"
+        "    given = model.predict([model.sample('predict')] * 3)\n"
+        "    print([one.tensors['y'].tolist() for one in given], flush=True); os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert done.stdout.strip() == "[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]"
+    assert done.stdout.strip() == "[[[0.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]]]"
 
 
 def test_describing_takes_no_library_and_without_it_loading_says_what_to_install(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from PIL import Image
 
 from modelmora.domain.tensors import TensorSpec
 from modelmora.errors import ArtifactCorrupt, ModelLoadFailed, SchemaMismatch
+from runners.networks.tensors import trying
 from runners.payload import Parcel
 from runners.tensorflow import PROVIDER
 from tests.models.tensor_nets import field, tensor_spec
-from tests.support import required_in_ci
+from tests.support import required_in_ci, wait_until
 
 TOLERANCE = 1e-4
 
@@ -281,31 +283,119 @@ def test_words_within_the_graph_are_served(tf: Any, tmp_path: Path) -> None:
     assert given.tensors["y"].tolist() == [2, -1]
 
 
-@pytest.mark.parametrize("caller", ["function", "object", "other name"])
-def test_the_functions_that_save_and_restore_may_stay_but_not_be_called(tf: Any, tmp_path: Path, caller: str) -> None:
+def functions_of(graph: Any) -> dict[str, Any]:
+    return {one.signature.name: one for one in graph.graph_def.library.function}
+
+
+def served(graph: Any) -> Any:
+    """The function that the signature calls."""
+    return next(one for name, one in functions_of(graph).items() if "signature_wrapper" in name)
+
+
+def _call(graph: Any, saver: str) -> None:
+    served(graph).node_def.add(name="call", op="StatefulPartitionedCall").attr["f"].func.name = saver
+
+
+def _hold(graph: Any, saver: str) -> None:
+    graph.object_graph_def.nodes.add().bare_concrete_function.concrete_function_name = saver
+
+
+def _name_forward(graph: Any, saver: str) -> None:
+    served(graph).attr["forward_function_name"].s = saver.encode()
+
+
+def _name_at_argument(graph: Any, saver: str) -> None:
+    served(graph).arg_attr[0].attr["_made_by"].func.name = saver
+
+
+def _offer(graph: Any, saver: str) -> None:
+    """TensorFlow's optimiser puts it in the place of the other."""
+    for one in (functions_of(graph)[saver], served(graph)):
+        one.attr["api_implements"].s = b"the same"
+
+
+def _hide_behind_a_namesake(graph: Any, saver: str) -> None:
+    function = functions_of(graph)[saver]
+    function.signature.name = "called"
+    again = graph.graph_def.library.function.add()
+    again.CopyFrom(function)
+    del again.node_def[:]
+
+
+CALLERS = (_call, _hold, _name_forward, _name_at_argument, _offer, _hide_behind_a_namesake)
+
+
+def saved_with_variables(tf: Any, folder: Path) -> tuple[Any, str]:
+    """The file of a model that is served, and its function that saves."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    save(tf, tmp_path, lambda module, x: {"y": x @ module.weights}, tf.TensorSpec([None, 4], tf.float32, name="x"))
-    assert opened(tmp_path)
-    proto = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model.pb").read_bytes())
+    save(tf, folder, lambda module, x: {"y": x @ module.weights}, tf.TensorSpec([None, 4], tf.float32, name="x"))
+    assert opened(folder)
+    proto = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    return proto, next(name for name in functions_of(proto.meta_graphs[0]) if "traced_save" in name)
+
+
+@pytest.mark.parametrize("change", CALLERS)
+def test_the_functions_that_save_and_restore_may_stay_but_not_be_called(
+    tf: Any, tmp_path: Path, change: Callable[[Any, str], None]
+) -> None:
+    proto, saver = saved_with_variables(tf, tmp_path)
+    change(proto.meta_graphs[0], saver)
+    (tmp_path / "saved_model.pb").write_bytes(proto.SerializeToString())
+
+    assert "MergeV2Checkpoints, SaveV2, ShardedFilename" in refusal(tmp_path)
+
+
+def test_a_function_that_saves_is_found_by_its_other_name(tf: Any, tmp_path: Path) -> None:
+    """Which only those see who put both halves of its signature together."""
+    proto, saver = saved_with_variables(tf, tmp_path)
     graph = proto.meta_graphs[0]
-    functions = {one.signature.name: one for one in graph.graph_def.library.function}
-    saver = next(name for name in functions if "traced_save" in name)
-    if caller == "function":
-        other = next(one for name, one in functions.items() if "signature_wrapper" in name)
-        other.node_def.add(name="call", op="StatefulPartitionedCall").attr["f"].func.name = saver
-    elif caller == "object":
-        graph.object_graph_def.nodes.add().bare_concrete_function.concrete_function_name = saver
-    content = proto.SerializeToString()
-    if caller == "other name":  # which only those see who put both halves of its signature together
-        graph.graph_def.library.function.remove(functions[saver])
-        renamed = functions[saver].SerializeToString() + field(1, field(1, b"called"))
-        content = field(2, graph.SerializeToString() + field(2, field(2, field(1, renamed))))
-        read = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].graph_def.library.function
-        assert "called" in {one.signature.name for one in read}
+    function = functions_of(graph)[saver]
+    renamed = function.SerializeToString() + field(1, field(1, b"called"))
+    graph.graph_def.library.function.remove(function)
+    content = field(2, graph.SerializeToString() + field(2, field(2, field(1, renamed))))
+    assert "called" in functions_of(type(proto).FromString(content).meta_graphs[0])
     (tmp_path / "saved_model.pb").write_bytes(content)
 
     assert "MergeV2Checkpoints, SaveV2, ShardedFilename" in refusal(tmp_path)
+
+
+def test_rows_that_hang_together_are_never_put_together(tf: Any, tmp_path: Path) -> None:
+    def forward(_: Any, x: Any) -> dict[str, Any]:
+        return {"y": x / tf.reduce_sum(x, axis=0, keepdims=True)}
+
+    save(tf, tmp_path, forward, tf.TensorSpec([None, 2], tf.float32, name="x"))
+    one, other = np.array([[1, 2], [3, 2]], np.float32), np.array([[5, 5]], np.float32)
+
+    model = opened(tmp_path)
+    first, second = model.predict([parcel(x=one), parcel(x=other)])
+
+    assert (model.description.batches, model.description.max_batch) == (False, 1)
+    assert first.tensors["y"].tolist() == [[0.25, 0.5], [0.75, 0.5]]
+    assert second.tensors["y"].tolist() == [[1, 1]]
+
+
+def test_a_program_that_never_ends_fails_to_load_and_ends(
+    tf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(_: Any, x: Any) -> dict[str, Any]:
+        return {"y": tf.while_loop(lambda y: tf.reduce_all(tf.math.is_finite(y)), lambda y: (-y,), [x])[0]}
+
+    save(tf, tmp_path / "endless", forward, tf.TensorSpec([None], tf.float32, name="x"))
+    save(tf, tmp_path / "good", lambda module, x: {"y": x * 2}, tf.TensorSpec([None], tf.float32, name="x"))
+    monkeypatch.setattr(trying, "TRY_S", 2.0)
+
+    with pytest.raises(ModelLoadFailed, match="it has not come back from a sample for 2 s") as raised:
+        opened(tmp_path / "endless")
+
+    assert raised.value.retry_after_s == trying.AGAIN_S
+    wait_until(
+        lambda: not any(one.name.startswith("sample of") for one in threading.enumerate()),
+        within_s=20,
+        what="its end",
+    )
+    monkeypatch.setattr(trying, "TRY_S", 60.0)
+    assert opened(tmp_path / "good").predict([parcel(x=np.ones(1, np.float32))])[0].tensors["y"].tolist() == [2]
 
 
 def test_a_model_of_tensorflow_1_is_refused(tf: Any, tmp_path: Path) -> None:
@@ -399,10 +489,11 @@ def test_a_fork_after_the_import_computes(tf: Any, tmp_path: Path) -> None:
         "child = os.fork()\n"
         "if child == 0:\n"
         f"    model = PROVIDER.load(spec, Path({str(tmp_path)!r}), device='cpu', threads=2)\n"
-        "    print(model.predict([model.batches.sample(3)])[0].tensors['y'].tolist(), flush=True); os._exit(0)\n"
+        "    given = model.predict([model.sample('predict')] * 3)\n"
+        "    print([one.tensors['y'].tolist() for one in given], flush=True); os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
 
     done = run(script)
 
-    assert (done.returncode, done.stdout.splitlines()) == (0, ["0", "[0.0, 0.0, 0.0]"]), done.stderr[-2000:]
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["0", "[[0.0], [0.0], [0.0]]"]), done.stderr[-2000:]

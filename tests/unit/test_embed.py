@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -282,3 +283,43 @@ async def test_nothing_is_fetched_for_a_model_that_takes_no_pictures() -> None:
 
     assert [o.error.code if isinstance(o, Failed) else "ok" for o in answer.outcomes] == ["capability_missing", "ok"]
     assert world.pictures.asked == []
+
+
+async def test_a_server_with_more_than_it_takes_fetches_nothing() -> None:
+    world = World()
+    world.capacity.most = 1
+
+    with pytest.raises(Overloaded) as caught:
+        await world.embed()(None, [Ok(Link("https://a.test/1")), Ok(Link("https://a.test/2"))], call=CALL)
+    assert caught.value.retry_after_s == 1.0
+    assert (world.pictures.asked, world.describer.asked, world.embedder.asked) == ([], [], [])
+
+
+async def test_pictures_that_are_being_fetched_are_under_way_until_the_embedder_has_them() -> None:
+    world = World()
+    world.pictures.hold, world.pictures.behind = asyncio.Event(), {"https://a.test/1": b"first"}
+    world.capacity.most = 1
+    embed = world.embed()
+
+    first = asyncio.create_task(embed(None, [Ok(Link("https://a.test/1"))], call=CALL))
+    await world.pictures.entered.wait()
+    with pytest.raises(Overloaded):
+        await embed(None, [Ok(Link("https://a.test/2"))], call=CALL)
+    assert (world.pictures.asked, world.capacity.taken) == (["https://a.test/1"], 1)
+    world.pictures.hold.set()
+
+    assert components((await first).outcomes[0]) == vector_of(b"first")
+    assert world.capacity.taken == 0
+
+
+async def test_who_leaves_while_pictures_are_fetched_gives_the_room_back() -> None:
+    world = World()
+    world.pictures.hold = asyncio.Event()
+    asked = asyncio.create_task(world.embed()(None, [Ok(Link("https://a.test/1"))], call=CALL))
+    await world.pictures.entered.wait()
+
+    asked.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert (world.capacity.taken, world.embedder.asked) == (0, [])

@@ -49,6 +49,7 @@ def test_the_shipped_file_declares_a_model_that_needs_no_network_and_real_ones()
         "dinov2-small": ("dinov2", "hub:facebook/dinov2-small"),
         "vit-base": ("classifier", "hub:google/vit-base-patch16-224"),
         "resnet-50": ("classifier", "hub:microsoft/resnet-50"),
+        "resnet-50-onnx": ("onnx", "hub:Xenova/resnet-50"),
     }.items()
     assert catalogue.groups == (GroupSpec(name="default", workers=1),)
 

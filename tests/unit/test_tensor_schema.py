@@ -69,7 +69,7 @@ def test_what_is_not_declared_is_read_from_the_model() -> None:
     description = read().description(model(max_batch=7))
 
     assert description == Description(
-        model="tested@1.0.0", inputs=OWN.inputs, outputs=OWN.outputs, batches=True, max_batch=7
+        model="tested@1.0.0", inputs=OWN.inputs, outputs=OWN.outputs, batches=True, proven=False, max_batch=7
     )
 
 

@@ -19,7 +19,8 @@ from modelmora.domain.description import Description
 from modelmora.domain.features import Categories, Channels, Layout, Numbers, Pictures, Prepared, Table
 from modelmora.domain.preprocess import Preprocess
 from modelmora.domain.tensors import DType, Tensor, TensorSpec, pack
-from modelmora.errors import SchemaMismatch
+from modelmora.errors import LimitExceeded, SchemaMismatch
+from runners.inputs import features
 from runners.inputs.features import prepare
 from runners.inputs.tensors import checked, rows_of
 
@@ -215,7 +216,7 @@ def objects(*ones: str) -> NDArray[Any]:
 
 
 def made(prepared: Prepared, rows: int, *, first: int = 0, **arrays: Any) -> NDArray[Any]:
-    given_ = prepare(arrays, [prepared], first=first, rows=rows, max_pixels=10**6)
+    given_, _ = prepare(arrays, [prepared], first=first, rows=rows, max_pixels=10**6)
     return np.asarray(given_[prepared.tensor])
 
 
@@ -345,9 +346,55 @@ def test_pictures_of_different_sizes_do_not_go_together() -> None:
 
 
 def test_what_is_not_prepared_passes() -> None:
-    given_ = prepare({"x": np.ones(2)}, [], first=0, rows=2, max_pixels=1)
+    given_, rows = prepare({"x": np.ones(2)}, [], first=0, rows=2, max_pixels=1)
 
-    assert given_["x"].tolist() == [1, 1]
+    assert (given_["x"].tolist(), rows) == ([1, 1], 2)
+
+
+PHOTOGRAPH_BYTES = 80 * 60 * 3 * 4
+
+
+@pytest.mark.parametrize(("room", "taken"), [(1, 1), (1.9, 1), (2, 2), (2.5, 2), (9, 4)])
+def test_only_as_many_pictures_are_taken_as_have_room(room: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PICTURES_BYTES", int(room * PHOTOGRAPH_BYTES))
+    how = Pictures(input="photo", tensor="x", dtype="float32", how=Preprocess(resize="none", height=0, width=0))
+    age = table(Numbers(name="age", dtype="float64"))
+    arrays = {"photo": files(*[photograph()] * 4), "age": np.arange(4.0), "more": np.arange(4)}
+
+    given_, rows = prepare(arrays, [how, age], first=0, rows=4, max_pixels=10**6)
+
+    assert rows == taken
+    assert {name: array.shape[0] for name, array in given_.items()} == {"x": taken, "features": taken, "more": taken}
+
+
+def test_pictures_without_room_that_cannot_be_parted_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PICTURES_BYTES", 2 * PHOTOGRAPH_BYTES)
+    how = Pictures(input="photo", tensor="x", dtype="float32", how=Preprocess(resize="none", height=0, width=0))
+
+    with pytest.raises(LimitExceeded, match="the model takes them all together") as raised:
+        prepare({"photo": files(*[photograph()] * 4)}, [how], first=0, rows=1, max_pixels=10**6, whole=True)
+
+    assert raised.value.field == "inputs.photo"
+
+
+def test_integers_that_are_no_categories_are_refused_in_the_whole_request_at_once() -> None:
+    refusing, ignoring = (
+        Categories(name="kind", numbers=(1, 3)),
+        Categories(name="other", numbers=(1,), unknown="ignore"),
+    )
+    described = Description(
+        model="m@1",
+        inputs=(spec("batch", name="kind", dtype="int64"), spec("batch", name="other", dtype="int64")),
+        prepared=(table(refusing, ignoring),),
+    )
+    kinds = np.ones(1000, np.int64)
+    kinds[[700, 900]] = 2, 4
+
+    with pytest.raises(SchemaMismatch) as raised:
+        checked({"kind": of(kinds, "int64"), "other": of(kinds, "int64")}, described)
+
+    assert (raised.value.field, raised.value.found, raised.value.expected) == ("inputs.kind[700]", "2", "1, 3")
+    assert "(2 of 1000)" in raised.value.detail
 
 
 def test_columns_of_different_lengths_are_no_table() -> None:
