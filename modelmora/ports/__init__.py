@@ -30,8 +30,11 @@ from modelmora.ports.models import (
 from modelmora.ports.registry import (
     AuditLog,
     Lineages,
+    Objects,
     RegisteredModels,
     RegisteredVersions,
+    StoredObject,
+    Upload,
 )
 from modelmora.ports.state import (
     Desire,
@@ -61,13 +64,16 @@ __all__ = [
     "Lineages",
     "ModelHost",
     "ModelReport",
+    "Objects",
     "Pictures",
     "Predicted",
     "Predictor",
     "RegisteredModels",
     "RegisteredVersions",
     "Segmenter",
+    "StoredObject",
     "Traffic",
+    "Upload",
     "Wanted",
     "Warmed",
     "Watch",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from modelmora.domain.registry.audit import AuditEntry, Broken, Change
@@ -76,4 +79,62 @@ class AuditLog(Protocol):
 
     async def broken(self) -> Broken | None:
         """Where the chain breaks first; None where it holds up to the last entry that was written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """A file in the object store; `changed_at` is when it was last put there."""
+
+    sha256: str
+    bytes: int
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """Where somebody may put a file by himself, with one PUT, until it expires."""
+
+    name: str
+    url: str
+    expires_at: datetime
+
+
+class Objects(Protocol):
+    """Files of any size by their SHA-256, each kept once. Memory is bounded whatever their size.
+
+    Everything raises DependencyUnavailable where the store is away, full, or does not have what is asked for.
+    """
+
+    async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
+        """The digest is computed on the way. An upload that breaks, or whose caller leaves, leaves nothing behind.
+
+        Raises ValidationFailed where other bytes came than those announced by `sha256`, and what the chunks raise.
+        """
+        ...
+
+    def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
+        """The bytes, digested on their way; raises ArtifactCorrupt at their end where they are not those put."""
+        ...
+
+    async def find(self, sha256: str) -> StoredObject | None: ...
+
+    async def remove(self, sha256: str) -> bool:
+        """Whether it was there."""
+        ...
+
+    def all(self) -> AsyncGenerator[StoredObject, None]:
+        """Everything that is kept, by digest."""
+        ...
+
+    async def presign(self, *, expires_s: float) -> Upload | None:
+        """None where the store takes nothing but by `put`."""
+        ...
+
+    async def adopt(self, upload: str) -> StoredObject:
+        """Keeps what was put there meanwhile, under its digest."""
+        ...
+
+    async def sweep(self, *, older_than: datetime) -> int:
+        """Removes what uploads left that were cut off or never adopted; how many."""
         ...

@@ -1,0 +1,172 @@
+"""The port `Objects` over a folder: for a laptop, and for machines that share a volume."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from adapters.objects.hashing import Hashing
+from modelmora.errors import DependencyUnavailable
+from modelmora.ports import StoredObject, Upload
+
+CHUNK_BYTES = 2**20
+KEPT, COMING = "sha256", "uploads"
+
+
+class FileObjects:
+    """`sha256/ab/cd...` holds what is kept, `uploads/` what is still coming; one becomes the other in one step."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
+        """See the port."""
+        coming, hashing = self._root / COMING / secrets.token_hex(16), Hashing(chunks)
+        with _translated(self._root):
+            try:
+                file = await asyncio.to_thread(_create, coming)
+                try:
+                    async for chunk in hashing:
+                        await asyncio.to_thread(file.write, chunk)
+                    hashing.check_given(sha256)
+                    await asyncio.to_thread(_sync, file)
+                finally:
+                    file.close()
+                return await asyncio.to_thread(self._keep, coming, hashing.sha256)
+            finally:
+                with suppress(OSError):
+                    coming.unlink(missing_ok=True)
+
+    async def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
+        """See the port."""
+        with _translated(self._root):
+            try:
+                file = await asyncio.to_thread(self._place(sha256).open, "rb")
+            except FileNotFoundError:
+                raise missing(sha256) from None
+            hashing = Hashing(_chunks(file))
+            try:
+                async for chunk in hashing:
+                    yield chunk
+            finally:
+                file.close()
+        hashing.check_kept(sha256)
+
+    async def find(self, sha256: str) -> StoredObject | None:
+        """See the port."""
+        with _translated(self._root):
+            return await asyncio.to_thread(_stored, self._place(sha256))
+
+    async def remove(self, sha256: str) -> bool:
+        """See the port."""
+
+        def work() -> bool:
+            try:
+                self._place(sha256).unlink()
+            except FileNotFoundError:
+                return False
+            return True
+
+        with _translated(self._root):
+            return await asyncio.to_thread(work)
+
+    async def all(self) -> AsyncGenerator[StoredObject, None]:
+        """See the port."""
+        with _translated(self._root):
+            for folder in await asyncio.to_thread(lambda: sorted((self._root / KEPT).glob("*"))):
+                for one in await asyncio.to_thread(_stored_in, folder):
+                    if one is not None:
+                        yield one
+
+    async def presign(self, *, expires_s: float) -> Upload | None:
+        """None: a folder has no address that a browser could write to."""
+        return None
+
+    async def adopt(self, upload: str) -> StoredObject:
+        """Nothing comes in that way."""
+        raise missing(upload)
+
+    async def sweep(self, *, older_than: datetime) -> int:
+        """See the port."""
+
+        def work() -> int:
+            left = [file for file in (self._root / COMING).glob("*") if _changed_at(file) < older_than]
+            for file in left:
+                file.unlink(missing_ok=True)
+            return len(left)
+
+        with _translated(self._root):
+            return await asyncio.to_thread(work)
+
+    def _place(self, sha256: str) -> Path:
+        return self._root / KEPT / sha256[:2] / sha256
+
+    def _keep(self, coming: Path, sha256: str) -> StoredObject:
+        """In its place for good; what is there already stays, and is as new again."""
+        place = self._place(sha256)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        coming.replace(place)
+        descriptor = os.open(place.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        found = _stored(place)
+        if found is None:
+            raise missing(sha256)
+        return found
+
+
+def missing(what: str) -> DependencyUnavailable:
+    """What a registry refers to and the store does not have."""
+    return DependencyUnavailable(f"the object store has no {what}; was it removed beside ModelMora?")
+
+
+async def _chunks(file: BinaryIO) -> AsyncGenerator[bytes, None]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk
+
+
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path.open("xb")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _stored(path: Path) -> StoredObject | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return StoredObject(
+        sha256=path.name, bytes=status.st_size, changed_at=datetime.fromtimestamp(status.st_mtime, tz=UTC)
+    )
+
+
+def _stored_in(folder: Path) -> list[StoredObject | None]:
+    return [_stored(file) for file in sorted(folder.iterdir())]
+
+
+def _changed_at(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
+
+
+@contextmanager
+def _translated(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        said = "is full: make room, or name another folder" if full else f"cannot be used: {cause.strerror}"
+        raise DependencyUnavailable(f"the folder for objects, {root}, {said} (MODELMORA_OBJECTS_URL)") from cause

@@ -1,0 +1,238 @@
+"""The port `Objects` over a bucket of anything that speaks S3."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, BinaryIO, TypeVar, cast
+
+import urllib3
+from minio import Minio
+from minio.commonconfig import ComposeSource
+from minio.error import MinioException, S3Error
+from urllib3.exceptions import HTTPError
+
+from adapters.objects.files import CHUNK_BYTES, COMING, KEPT, missing
+from adapters.objects.hashing import Hashing
+from modelmora.errors import DependencyUnavailable
+from modelmora.ports import StoredObject, Upload
+
+T = TypeVar("T")
+
+PART_BYTES = 8 * 2**20
+"""So much of an upload is in memory, in each direction; 10,000 parts of it are 80 GB."""
+
+CONNECT_S, READ_S, RETRIES = 5.0, 60.0, 2
+_ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchUpload")
+
+
+class S3Objects:
+    """The keys are those of `FileObjects`; what comes becomes what is kept by a copy within the store."""
+
+    def __init__(self, endpoint: str, bucket: str, *, access_key: str, secret_key: str, secure: bool) -> None:
+        """`endpoint` is a host and a port; nothing is asked yet."""
+        self._bucket = bucket
+        self._where = f"{'https' if secure else 'http'}://{endpoint}/{bucket}"
+        pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
+            retries=urllib3.Retry(total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+            maxsize=16,
+        )
+        self._client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=pool)
+
+    async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
+        """See the port."""
+        coming, hashing = f"{COMING}/{secrets.token_hex(16)}", Hashing(chunks)
+        source = _Source(aiter(hashing), asyncio.get_running_loop())
+        try:
+            await self._ask(lambda: self._send(coming, source), left=source.leave)
+            hashing.check_given(sha256)
+            return await self._keep(coming, hashing.sha256, hashing.bytes)
+        finally:
+            source.leave()
+            with suppress(DependencyUnavailable):
+                await asyncio.shield(self._ask(lambda: self._client.remove_object(self._bucket, coming)))
+
+    async def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
+        """See the port."""
+        hashing = Hashing(self._read(_key(sha256), sha256))
+        async for chunk in hashing:
+            yield chunk
+        hashing.check_kept(sha256)
+
+    async def find(self, sha256: str) -> StoredObject | None:
+        """See the port."""
+        try:
+            found = await self._ask(lambda: self._client.stat_object(self._bucket, _key(sha256)))
+        except _Absent:
+            return None
+        return StoredObject(sha256=sha256, bytes=found.size or 0, changed_at=_moment(found.last_modified))
+
+    async def remove(self, sha256: str) -> bool:
+        """See the port."""
+        there = await self.find(sha256) is not None
+        await self._ask(lambda: self._client.remove_object(self._bucket, _key(sha256)))
+        return there
+
+    async def all(self) -> AsyncGenerator[StoredObject, None]:
+        """See the port; a page of the store's at a time."""
+        async for one in self._listed(f"{KEPT}/"):
+            yield StoredObject(
+                sha256=one.object_name.rpartition("/")[2], bytes=one.size, changed_at=_moment(one.last_modified)
+            )
+
+    async def presign(self, *, expires_s: float) -> Upload | None:
+        """See the port."""
+        name, expires = secrets.token_hex(16), timedelta(seconds=expires_s)
+        url = await self._ask(
+            lambda: self._client.presigned_put_object(self._bucket, f"{COMING}/{name}", expires=expires)
+        )
+        return Upload(name=name, url=url, expires_at=datetime.now(UTC) + expires)
+
+    async def adopt(self, upload: str) -> StoredObject:
+        """See the port."""
+        coming = f"{COMING}/{upload}"
+        hashing = Hashing(self._read(coming, upload))
+        async for _ in hashing:
+            pass
+        kept = await self._keep(coming, hashing.sha256, hashing.bytes)
+        await self._ask(lambda: self._client.remove_object(self._bucket, coming))
+        return kept
+
+    async def sweep(self, *, older_than: datetime) -> int:
+        """See the port."""
+        swept = 0
+        async for one in self._listed(f"{COMING}/"):
+            if _moment(one.last_modified) < older_than:
+                await self._ask(partial(self._client.remove_object, self._bucket, one.object_name))
+                swept += 1
+        return swept
+
+    async def prepare(self) -> None:
+        """Makes the bucket where it is not there; raises DependencyUnavailable."""
+        try:
+            if not await self._ask(lambda: self._client.bucket_exists(self._bucket)):
+                await self._ask(lambda: self._client.make_bucket(self._bucket))
+        except _Absent as cause:  # somebody who may not look
+            raise DependencyUnavailable(f"the object store {self._where} cannot be used: {cause}") from cause
+
+    def _send(self, key: str, source: _Source) -> None:
+        """Part by part; blocks. A part that fails ends the whole upload, which the client takes back."""
+        self._client.put_object(self._bucket, key, cast(BinaryIO, source), -1, part_size=PART_BYTES)
+
+    async def _keep(self, coming: str, sha256: str, size: int) -> StoredObject:
+        """Copied within the store; `compose_object` does so for what is larger than a copy may be as well."""
+        sources = [ComposeSource(self._bucket, coming)]
+        if size:
+            await self._ask(lambda: self._client.compose_object(self._bucket, _key(sha256), sources))
+        else:
+            await self._ask(lambda: self._client.put_object(self._bucket, _key(sha256), io.BytesIO(), 0))
+        found = await self.find(sha256)
+        if found is None:
+            raise missing(sha256)
+        return found
+
+    async def _read(self, key: str, what: str) -> AsyncGenerator[bytes, None]:
+        try:
+            response = await self._ask(lambda: self._client.get_object(self._bucket, key))
+        except _Absent:
+            raise missing(what) from None
+        try:
+            while chunk := await self._ask(lambda: response.read(CHUNK_BYTES)):
+                yield chunk
+        finally:
+            response.close()
+            response.release_conn()
+
+    async def _listed(self, prefix: str) -> AsyncGenerator[Any, None]:
+        """In order; the client asks for a thousand at a time as it is read."""
+        found = self._client.list_objects(self._bucket, prefix=prefix, recursive=True)
+        while some := await self._ask(lambda: [one for one, _ in zip(found, range(1_000), strict=False)]):
+            for one in some:
+                yield one
+
+    async def _ask(self, work: Callable[[], T], *, left: Callable[[], None] | None = None) -> T:
+        """In a thread; `left` is told when nobody waits any more. Raises DependencyUnavailable, and _Absent."""
+
+        def translated() -> T:
+            with self._translated():
+                return work()
+
+        try:
+            return await asyncio.to_thread(translated)
+        except asyncio.CancelledError:
+            if left is not None:
+                left()
+            raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except S3Error as cause:
+            if cause.code in _ABSENT:
+                raise _Absent(str(cause)) from cause
+            raise self._unavailable(f"{cause.code}: {cause.message}") from cause
+        except (MinioException, HTTPError, OSError, ValueError) as cause:
+            raise self._unavailable(str(cause)) from cause
+
+    def _unavailable(self, why: str) -> DependencyUnavailable:
+        said = f"the object store {self._where} does not do what it is asked: {why}; MODELMORA_OBJECTS_URL names it"
+        return DependencyUnavailable(said, retry_after_s=1.0)
+
+
+class _Absent(Exception):
+    """The store does not have it."""
+
+
+class _Source(io.RawIOBase):
+    """What the client's thread reads: bytes that come on the event loop. Who reads waits for them there."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._chunks = chunks
+        self._loop = loop
+        self._held = bytearray()
+        self._waiting: Future[bytes] | None = None
+        self._left = False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while 0 <= len(self._held) < size and (chunk := self._next()):
+            self._held += chunk
+        taken = bytes(self._held[:size])
+        del self._held[:size]
+        return taken
+
+    def leave(self) -> None:
+        """Whoever reads gets an error from now on, and what was begun is given up. Thread-safe."""
+        self._left = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _next(self) -> bytes:
+        if self._left:
+            raise OSError("the upload was given up")
+        self._waiting = asyncio.run_coroutine_threadsafe(self._following(), self._loop)
+        try:
+            return self._waiting.result()
+        except CancelledError:
+            raise OSError("the upload was given up") from None
+
+    async def _following(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+
+def _key(sha256: str) -> str:
+    return f"{KEPT}/{sha256[:2]}/{sha256}"
+
+
+def _moment(told: datetime | None) -> datetime:
+    return datetime.now(UTC) if told is None else told.astimezone(UTC)

@@ -1,0 +1,252 @@
+"""The promise of `Objects`, kept by folders and by a real store that speaks S3."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import secrets
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adapters.objects import FileObjects, S3Objects
+from modelmora.errors import ArtifactCorrupt, DependencyUnavailable, ValidationFailed
+from modelmora.ports import Objects
+from tests.contracts.object_store import ObjectStore, served
+from tests.support import reserve_port
+
+SOON = datetime.now(UTC) + timedelta(days=1)
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with served(tmp_path_factory.mktemp("weed")) as running:
+        yield running
+
+
+@pytest.fixture(params=["files", "s3"])
+async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    if request.param == "files":
+        return FileObjects(tmp_path / "objects")
+    return await bucket(request.getfixturevalue("store"))
+
+
+async def bucket(store: ObjectStore) -> S3Objects:
+    """An empty one."""
+    name = f"test-{secrets.token_hex(8)}"
+    made = S3Objects(store.endpoint, name, access_key=store.access_key, secret_key=store.secret_key, secure=False)
+    await made.prepare()
+    return made
+
+
+async def chunked(content: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def read(objects: Objects, sha256: str) -> bytes:
+    return b"".join([chunk async for chunk in objects.get(sha256)])
+
+
+async def everything(objects: Objects) -> list[str]:
+    return [one.sha256 async for one in objects.all()]
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 20 * 2**20 + 7])
+async def test_what_is_put_comes_back_by_its_digest(objects: Objects, size: int) -> None:
+    content = secrets.token_bytes(size)
+    stored = await objects.put(chunked(content))
+    assert (stored.sha256, stored.bytes) == (digest(content), size)
+    assert await objects.find(stored.sha256) == stored
+    assert await read(objects, stored.sha256) == content
+
+
+async def test_the_same_is_kept_once(objects: Objects) -> None:
+    content = secrets.token_bytes(1_000)
+    first, second = await asyncio.gather(objects.put(chunked(content)), objects.put(chunked(content)))
+    assert first.sha256 == second.sha256
+    assert await everything(objects) == [first.sha256]
+    assert await objects.sweep(older_than=SOON) == 0
+
+
+async def test_everything_is_listed_in_order(objects: Objects) -> None:
+    stored = [await objects.put(chunked(bytes([number]))) for number in range(20)]
+    assert await everything(objects) == sorted(one.sha256 for one in stored)
+
+
+async def test_what_was_announced_has_to_come(objects: Objects) -> None:
+    content = secrets.token_bytes(1_000)
+    with pytest.raises(ValidationFailed) as refused:
+        await objects.put(chunked(content), sha256="ab" * 32)
+    assert (refused.value.field, refused.value.found) == ("sha256", digest(content))
+    assert await everything(objects) == []
+    assert await objects.sweep(older_than=SOON) == 0
+    assert (await objects.put(chunked(content), sha256=digest(content))).bytes == 1_000
+
+
+@pytest.mark.parametrize("after", [0, 1_000, 20 * 2**20])
+async def test_an_upload_that_breaks_leaves_nothing(objects: Objects, after: int) -> None:
+    async def breaking() -> AsyncIterator[bytes]:
+        async for chunk in chunked(secrets.token_bytes(after)):
+            yield chunk
+        raise ConnectionResetError("the caller is gone")
+
+    with pytest.raises((ConnectionResetError, DependencyUnavailable)):
+        await objects.put(breaking())
+    assert await everything(objects) == []
+    assert await objects.sweep(older_than=SOON) == 0
+
+
+async def test_a_caller_who_leaves_leaves_nothing(objects: Objects) -> None:
+    waiting = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield secrets.token_bytes(20 * 2**20)
+        waiting.set()
+        await asyncio.Event().wait()
+
+    putting = asyncio.create_task(objects.put(endless()))
+    await asyncio.wait_for(waiting.wait(), 20)
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert await everything(objects) == []
+    assert await objects.sweep(older_than=SOON) == 0
+
+
+async def test_what_is_removed_is_gone(objects: Objects) -> None:
+    stored = await objects.put(chunked(b"content"))
+    assert await objects.remove(stored.sha256)
+    assert not await objects.remove(stored.sha256)
+    assert await objects.find(stored.sha256) is None
+    with pytest.raises(DependencyUnavailable, match=f"has no {stored.sha256}"):
+        await read(objects, stored.sha256)
+
+
+async def test_a_reader_may_leave_at_any_time(objects: Objects) -> None:
+    stored = await objects.put(chunked(secrets.token_bytes(5 * 2**20)))
+    for _ in range(30):  # more than there are connections
+        async with aclosing(objects.get(stored.sha256)) as chunks:
+            assert await anext(chunks)
+
+
+async def test_memory_does_not_grow_with_the_size(objects: Objects) -> None:
+    piece = secrets.token_bytes(2**20)
+
+    async def large() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield piece
+
+    tracemalloc.start()
+    try:
+        stored = await objects.put(large())
+        async for _ in objects.get(stored.sha256):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stored.bytes == 200 * 2**20
+    assert peak < 64 * 2**20
+
+
+# --- what is damaged, away or full -------------------------------------------------------------------------------
+
+
+async def test_a_bit_that_flipped_in_the_folder_shows_at_the_end(tmp_path: Path) -> None:
+    objects = FileObjects(tmp_path)
+    stored = await objects.put(chunked(secrets.token_bytes(3 * 2**20)))
+    [file] = (tmp_path / "sha256").glob("*/*")
+    content = bytearray(file.read_bytes())
+    content[1_234_567] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ArtifactCorrupt, match=f"the store's copy of {stored.sha256} is damaged"):
+        await read(objects, stored.sha256)
+
+
+async def test_a_bit_that_flipped_in_the_store_shows_at_the_end(store: ObjectStore) -> None:
+    objects = await bucket(store)
+    stored = await objects.put(chunked(b"content"))
+    key = f"sha256/{stored.sha256[:2]}/{stored.sha256}"
+    objects._client.put_object(objects._bucket, key, io.BytesIO(b"contenu"), 7)
+    with pytest.raises(ArtifactCorrupt):
+        await read(objects, stored.sha256)
+
+
+async def test_a_store_that_is_away_is_named(tmp_path: Path) -> None:
+    where = f"127.0.0.1:{reserve_port()}"
+    objects = S3Objects(where, "models", access_key="a", secret_key="b", secure=False)
+    for asked in (objects.put(chunked(b"x")), objects.find(EMPTY), read(objects, EMPTY), objects.prepare()):
+        with pytest.raises(DependencyUnavailable, match=rf"http://{where}/models .*MODELMORA_OBJECTS_URL"):
+            await asked
+
+
+async def test_keys_that_are_wrong_are_told(store: ObjectStore) -> None:
+    objects = S3Objects(store.endpoint, "models", access_key="nobody", secret_key="x", secure=False)
+    with pytest.raises(DependencyUnavailable, match=r"InvalidAccessKeyId|AccessDenied|does not exist"):
+        await objects.put(chunked(b"x"))
+
+
+async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DependencyUnavailable, match=r"file/objects, cannot be used: Not a directory"):
+        await FileObjects(tmp_path / "file" / "objects").put(chunked(b"x"))
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev/full refuses every write as a full disk does."""
+    objects = FileObjects(tmp_path)
+    made = objects._root / "uploads"
+    made.mkdir(parents=True)
+    (made / "full").symlink_to("/dev/full")
+    monkeypatch.setattr("adapters.objects.files._create", lambda path: (made / "full").open("wb", buffering=0))
+    with pytest.raises(DependencyUnavailable, match="is full: make room"):
+        await objects.put(chunked(b"x" * 100))
+    assert await everything(objects) == []
+
+
+async def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    objects = FileObjects(tmp_path)
+    stored = await objects.put(chunked(b"kept"))
+    (tmp_path / "uploads" / "left").write_bytes(b"half of it")
+    assert await objects.sweep(older_than=datetime.now(UTC) - timedelta(hours=1)) == 0
+    assert await objects.sweep(older_than=SOON) == 1
+    assert await read(objects, stored.sha256) == b"kept"
+
+
+# --- uploads past us ---------------------------------------------------------------------------------------------
+
+
+async def test_somebody_puts_a_file_by_himself_and_it_is_kept_by_its_digest(store: ObjectStore) -> None:
+    objects, content = await bucket(store), secrets.token_bytes(100_000)
+    upload = await objects.presign(expires_s=60)
+    assert upload is not None
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.put(upload.url, content=content)).status_code == 200
+    assert await everything(objects) == []
+    stored = await objects.adopt(upload.name)
+    assert (stored.sha256, stored.bytes) == (digest(content), len(content))
+    assert await read(objects, stored.sha256) == content
+    assert await objects.sweep(older_than=SOON) == 0
+
+
+async def test_an_upload_that_never_came_cannot_be_kept(store: ObjectStore) -> None:
+    objects = await bucket(store)
+    upload = await objects.presign(expires_s=60)
+    assert upload is not None
+    with pytest.raises(DependencyUnavailable, match=f"has no {upload.name}"):
+        await objects.adopt(upload.name)
+
+
+async def test_a_folder_takes_nothing_past_us(tmp_path: Path) -> None:
+    assert await FileObjects(tmp_path).presign(expires_s=60) is None
