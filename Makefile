@@ -36,7 +36,7 @@ check: setup  ## Lint, types, import contracts
 
 setup: $(VENV)/.dev  ## Everything development needs
 
-components: $(VENV)/.components $(PROTO)/.tools  ## What tests need besides: PostgreSQL, the generator of the stubs
+components: $(VENV)/.components $(PROTO)/.tools  ## What tests need besides: PostgreSQL, SeaweedFS, the generator of the stubs
 
 bench: setup  ## The benchmark's table (long); see docs/performance.md
 	$(BIN)/python -m load.bench

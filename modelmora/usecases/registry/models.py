@@ -1,0 +1,87 @@
+"""Models as entries of the registry: added, found, described, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from modelmora.domain.models import ModelType
+from modelmora.domain.registry.entries import Model
+from modelmora.domain.registry.pages import ModelQuery, Page
+from modelmora.errors import PreconditionFailed
+from modelmora.ports import RegisteredModels
+from modelmora.usecases.registry.trace import Actor, change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amendment:
+    """What somebody wants to be otherwise; None stays as it is."""
+
+    description: str | None = None
+    tags: tuple[str, ...] | None = None
+    owner: str | None = None
+
+
+class RegistryModels:
+    """The models' half of the registry."""
+
+    def __init__(self, models: RegisteredModels, *, new_id: Callable[[], str], clock: Callable[[], datetime]) -> None:
+        self._models = models
+        self._new_id = new_id
+        self._clock = clock
+
+    async def add(
+        self,
+        name: str,
+        type_: ModelType,
+        *,
+        by: Actor,
+        description: str = "",
+        tags: tuple[str, ...] = (),
+        owner: str = "",
+    ) -> Model:
+        """Raises ValidationFailed naming the field, Conflict where the name is taken."""
+        now = self._clock()
+        model = Model(
+            id=self._new_id(), name=name, type=type_, description=description, tags=tags, owner=owner or by.name,
+            created_at=now, changed_at=now,
+        )  # fmt: skip
+        await self._models.add(model, change=change(by, "model.register", None, model))
+        return model
+
+    async def get(self, name_or_id: str) -> Model:
+        """Raises ModelNotFound."""
+        return await self._models.get(name_or_id)
+
+    async def find(self, query: ModelQuery) -> Page[Model]:
+        """Raises ValidationFailed for a cursor of another order."""
+        return await self._models.find(query)
+
+    async def amend(self, name_or_id: str, amendment: Amendment, *, by: Actor, row: int | None = None) -> Model:
+        """With `row`, only as it was when that was read. Raises PreconditionFailed, ModelNotFound, ValidationFailed."""
+        before = await self._models.get(name_or_id)
+        refuse_other(before, row)
+        wanted = {
+            name: value
+            for name in ("description", "tags", "owner")
+            if (value := getattr(amendment, name)) is not None and value != getattr(before, name)
+        }
+        if not wanted:
+            return before
+        after = replace(before, **wanted, changed_at=self._clock(), row=before.row + 1)
+        await self._models.change(after, change=change(by, "model.amend", before, after))
+        return after
+
+    async def remove(self, name_or_id: str, *, by: Actor, row: int | None = None) -> None:
+        """Raises Conflict while it has versions, PreconditionFailed, ModelNotFound."""
+        model = await self._models.get(name_or_id)
+        refuse_other(model, row)
+        await self._models.remove(model, change=change(by, "model.remove", model, None))
+
+
+def refuse_other(model: Model, row: int | None) -> None:
+    """Raises PreconditionFailed where the model is not as it was read."""
+    if row is not None and row != model.row:
+        said = f"{model.name} was changed meanwhile; read it again"
+        raise PreconditionFailed(said, field="row", found=str(model.row), expected=str(row))
