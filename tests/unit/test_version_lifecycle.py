@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -83,3 +84,8 @@ def test_the_drawing_has_every_move() -> None:
         for source, target in targets.items():
             assert f"{source} --> {target}: {move}" in drawn or f"{move} from" in drawn
     assert drawn.startswith("stateDiagram-v2")
+
+
+def test_the_architecture_page_has_the_drawing() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert diagram() in page
