@@ -8,8 +8,8 @@ waits for nobody: where no place is left it is not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
 
 from modelmora.domain.models import ModelSpec
 from runners.batching.jobs import Job, JobQueue, Key
@@ -73,11 +73,11 @@ class Sittings:
 
     def held(self) -> dict[Key, float]:
         """Queues of which nothing may begin yet, each with the moment at which that changes by itself."""
-        return {
-            key: until
-            for key, queue in self._queues.items()
-            if key[1] == "segment" and queue.waiting() and (until := self._held_until(key, queue)) is not None
-        }
+        models: dict[tuple[Any, ...], dict[Key, JobQueue]] = {}
+        for key, queue in self._queues.items():
+            if key[1] == "segment":
+                models.setdefault(key[:2], {})[key] = queue
+        return {key: until for queues in models.values() for key, until in self._held_of(queues)}
 
     def reserve(self, key: Key, queue: JobQueue) -> None:
         """A batch of this queue begins."""
@@ -91,17 +91,24 @@ class Sittings:
         if memory is not None:
             memory.release(_picture(key))
 
-    def _held_until(self, key: Key, queue: JobQueue) -> float | None:
-        """None: it may begin; infinite: when a batch ends."""
-        picture, memory = _picture(key), self._memory(key, queue)
-        if memory is None or memory.keeps(picture):
-            return None
-        if any(other.running for other_key, other in self._of(key) if _encodes(other_key, picture)):
-            return float("inf")
-        if not _encodes(key, picture) or not any(map(_followed, queue.jobs())) or memory.has_place(self._busy(key)):
-            return None
-        unused = (other for _, other in self._of(key) if not other.waiting() and not other.running)
-        return min((other.unused_since + other.idle_s for other in unused), default=float("inf"))
+    def _held_of(self, queues: Mapping[Key, JobQueue]) -> Iterator[tuple[Key, float]]:
+        """Of one model's; infinite: until a batch ends. Its pictures are looked at once, since they may be many."""
+        waiting = {key: queue for key, queue in queues.items() if queue.waiting()}
+        memory = next(filter(None, (self._memory(key, queue) for key, queue in waiting.items())), None)
+        if memory is None:
+            return
+        encoding = {_picture(key) for key, queue in queues.items() if queue.running and _encodes(key, _picture(key))}
+        has_place = memory.has_place({_picture(key) for key in queues})
+        unused = (queue for queue in queues.values() if not queue.waiting() and not queue.running)
+        place_at = min((queue.unused_since + queue.idle_s for queue in unused), default=float("inf"))
+        for key, queue in waiting.items():
+            picture = _picture(key)
+            if not picture or memory.keeps(picture):
+                continue
+            if picture in encoding:
+                yield key, float("inf")
+            elif not has_place and _encodes(key, picture) and any(map(_followed, queue.jobs())):
+                yield key, place_at
 
     def _busy(self, key: Key) -> set[bytes]:
         """Pictures of the model with questions that wait, run, or are announced: they have a queue."""
