@@ -402,42 +402,40 @@ async def test_who_unloads_such_a_model_may_try_it_at_once(its: PoolFixture) -> 
 # --- what is made before a model is loaded -----------------------------------------------------------------------
 
 
-async def test_an_unload_does_not_wait_for_an_export(its: PoolFixture) -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
+class Export:
+    """One that never ends by itself."""
 
-    async def export(model: ModelSpec, folder: Path | None, device: str) -> None:
-        begun.set()
+    def __init__(self) -> None:
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, model: ModelSpec, folder: Path | None, device: str) -> None:
+        self.begun.set()
         try:
             await asyncio.Event().wait()
         finally:
-            ended.set()
+            self.ended.set()
 
-    its.pool._convert = export
+
+async def test_an_unload_does_not_wait_for_an_export(its: PoolFixture) -> None:
+    its.pool._convert = export = Export()
     asking = asyncio.create_task(its.pool.load(A))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(export.begun.wait(), 10)
 
     await asyncio.wait_for(its.pool.unload(A), 10)
 
-    assert ended.is_set()
+    assert export.ended.is_set()
     assert its.states() == {"a": "unloaded"}
     with pytest.raises(ModelLoadFailed, match="was unloaded while its networks were exported"):
         await asking
 
 
 async def test_a_pool_that_closes_takes_its_exports_along(its: PoolFixture) -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
-
-    async def export(model: ModelSpec, folder: Path | None, device: str) -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    its.pool._convert = export
+    its.pool._convert = export = Export()
     asking = asyncio.create_task(its.pool.load(A))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(export.begun.wait(), 10)
+
     await its.pool.close()
+
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert ended.is_set()
+    assert export.ended.is_set()
