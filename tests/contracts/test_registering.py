@@ -14,7 +14,7 @@ import pytest
 
 from adapters.database import Database
 from adapters.objects import FileObjects
-from modelmora.domain.registry.artifact import ArtifactFile
+from modelmora.domain.registry.artifact import ArtifactFile, listed
 from modelmora.domain.registry.entries import ModelVersion, Running
 from modelmora.domain.registry.lineage import Node
 from modelmora.domain.registry.pages import AuditQuery, VersionQuery
@@ -85,6 +85,8 @@ async def test_a_version_is_registered_with_its_files(registry: Registry) -> Non
     version = await registry.register()
     assert (version.state, version.type, version.artifact.bytes) == ("registered", "classification", 1)
     assert version.artifact.uri == f"object:{version.artifact.sha256}"
+    manifest = b"".join([chunk async for chunk in registry.objects.get(version.artifact.sha256)])
+    assert listed(manifest) == tuple((file.path, file.sha256) for file in version.artifact.files)
     assert await registry.versions.get("birds", "1.0.0") == version
     assert await registry.told() == [("ann", "model.register", "birds"), ("ann", "version.register", "birds@1.0.0")]
 

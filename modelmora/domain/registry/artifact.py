@@ -72,10 +72,26 @@ class Artifact:
         return sum(file.bytes for file in self.files)
 
 
-def digest_of(files: Iterable[ArtifactFile]) -> str:
-    """The sha256 of a line a file, `sha256  path` in the order of the paths: what `sha256sum` writes of the folder."""
+def manifest_of(files: Iterable[ArtifactFile]) -> bytes:
+    """A line a file, `sha256  path` in the order of the paths, as `sha256sum` writes it. The object of this content has
+    the artifact's digest: who has that and the object store finds every file."""
     ordered = sorted(files, key=lambda file: file.path)
-    return hashlib.sha256("".join(f"{file.sha256}  {file.path}\n" for file in ordered).encode()).hexdigest()
+    return "".join(f"{file.sha256}  {file.path}\n" for file in ordered).encode()
+
+
+def listed(manifest: bytes) -> tuple[tuple[str, str], ...]:
+    """The path and digest of each file; raises ValidationFailed for what is no manifest."""
+    found: list[tuple[str, str]] = []
+    for line in manifest.decode(errors="replace").splitlines():
+        sha256, _, path = line.partition("  ")
+        file = ArtifactFile(path=path, bytes=0, sha256=sha256)
+        found.append((file.path, file.sha256))
+    return tuple(found)
+
+
+def digest_of(files: Iterable[ArtifactFile]) -> str:
+    """The sha256 of the manifest."""
+    return hashlib.sha256(manifest_of(files)).hexdigest()
 
 
 def check_sha256(text: str, *, field: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from modelmora.domain.registry.artifact import Artifact, ArtifactFile
+from modelmora.domain.registry.artifact import Artifact, ArtifactFile, manifest_of
 from modelmora.domain.registry.difference import Difference, differences
 from modelmora.domain.registry.entries import Model, ModelVersion, Running
 from modelmora.domain.registry.lifecycle import Move
@@ -72,6 +72,7 @@ class RegistryVersions:
             changed_at=now,
         )
         await self._refuse_circle(version)
+        await self._objects.put(_once(manifest_of(artifact.files)), sha256=artifact.sha256)
         await self._versions.add(version, change=change(by, "version.register", None, version))
         return version
 
@@ -173,6 +174,10 @@ class RegistryVersions:
     async def _refuse_circle(self, version: ModelVersion) -> None:
         node = Node("version", version.key)
         (await self._lineages.around(node)).refuse_circle(node, version.training.made_of)
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 _PASSING = ("id", "version", "created_at", "changed_at", "validated_at", "row")

@@ -1,0 +1,216 @@
+"""The files of registered versions on this machine: fetched once, checked at each use, gone when room is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from modelmora.domain.registry.artifact import listed
+from modelmora.errors import ArtifactCorrupt, DependencyUnavailable, ValidationFailed
+from modelmora.ports import Objects
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+UNDER_WAY, LOCKS, MANIFEST = ".part-", ".locks", ".manifest"
+LOOK_S = 0.05
+MOST_MANIFEST_BYTES = 8 * 2**20
+
+
+class WeightCache:
+    """`<root>/<digest>/` holds an artifact's files and its manifest, and is whole when it is there at all.
+
+    Any number of processes may share the root; its file system must know locks. `limit_bytes` 0: nothing ever goes.
+    """
+
+    def __init__(self, root: Path, objects: Objects, *, limit_bytes: int = 0) -> None:
+        self._root = root
+        self._objects = objects
+        self._limit_bytes = limit_bytes
+
+    @asynccontextmanager
+    async def using(self, sha256: str) -> AsyncIterator[Path]:
+        """The artifact's folder, every byte of it checked, which nobody removes until the block ends.
+
+        What is not there is fetched, by one process while others wait; what is damaged is fetched once more, and told
+        of in the log. Raises DependencyUnavailable (the store is away or does not have it; this disk is full),
+        ArtifactCorrupt where what comes is not what was registered.
+        """
+        with _translated(self._root):
+            place = self._root / sha256
+            while True:
+                async with self._locked(sha256, fcntl.LOCK_SH):
+                    damaged = await asyncio.to_thread(_damaged, place, sha256)
+                    if not damaged:
+                        await asyncio.to_thread(os.utime, place)
+                        yield place
+                        return
+                async with self._locked(sha256, fcntl.LOCK_EX):
+                    await self._mend(sha256, place)
+                await self.tidy(keep=sha256)
+
+    async def tidy(self, *, keep: str = "") -> list[str]:
+        """Removes those that were not used for longest until the rest fits the limit; which. Those in use stay."""
+        return await asyncio.to_thread(self._tidy, keep) if self._limit_bytes else []
+
+    async def _mend(self, sha256: str, place: Path) -> None:
+        """Fetches it, unless another process did so meanwhile."""
+        damaged = await asyncio.to_thread(_damaged, place, sha256)
+        if not damaged:
+            return
+        if await asyncio.to_thread(_remove, place):
+            log.error("cache_damaged", artifact=sha256, files=damaged)
+        await self._fetch(sha256, place)
+
+    async def _fetch(self, sha256: str, place: Path) -> None:
+        """Into a folder beside the place, which becomes it in one step."""
+        for left in self._root.glob(f"{sha256}{UNDER_WAY}*"):  # of a process that was killed: nobody else fetches
+            await asyncio.to_thread(_remove, left)
+        into = Path(tempfile.mkdtemp(prefix=f"{sha256}{UNDER_WAY}", dir=self._root))
+        try:
+            manifest = await _twice(partial(self._read, sha256))
+            fetched = 0
+            for path, digest in _files(sha256, manifest):
+                fetched += await _twice(partial(self._download, digest, into / path))
+            await asyncio.to_thread(_complete, into, manifest, place)
+        finally:
+            await asyncio.to_thread(_remove, into)
+        log.info("artifact_fetched", artifact=sha256, bytes=fetched)
+
+    async def _read(self, sha256: str) -> bytes:
+        content = bytearray()
+        async with aclosing(self._objects.get(sha256)) as chunks:
+            async for chunk in chunks:
+                content += chunk
+                if len(content) > MOST_MANIFEST_BYTES:
+                    raise ArtifactCorrupt(f"{sha256} is no list of files: it has more than {MOST_MANIFEST_BYTES} bytes")
+        return bytes(content)
+
+    async def _download(self, sha256: str, into: Path) -> int:
+        """The bytes there were; the store digests them on their way."""
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with into.open("wb") as file:
+            async with aclosing(self._objects.get(sha256)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+            return file.tell()
+
+    def _tidy(self, keep: str) -> list[str]:
+        with _translated(self._root):
+            there = (path for path in self._root.iterdir() if UNDER_WAY not in path.name)
+            whole = [path for path in there if (path / MANIFEST).is_file()]
+            whole.sort(key=lambda path: path.stat().st_mtime)
+            sizes = {path: _size(path) for path in whole}
+            over, gone = sum(sizes.values()) - self._limit_bytes, list[str]()
+            for path in whole:
+                if over > 0 and path.name != keep and self._removed(path):
+                    over -= sizes[path]
+                    gone.append(path.name)
+        if gone:
+            log.info("cache_tidied", artifacts=gone)
+        return gone
+
+    def _removed(self, place: Path) -> bool:
+        """Unless somebody uses it."""
+        with self._lock_file(place.name) as descriptor:
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
+                return False
+            _remove(place)
+            return True
+
+    @asynccontextmanager
+    async def _locked(self, sha256: str, kind: int) -> AsyncIterator[None]:
+        """Held by this task alone, or by those who only read; a process that dies gives it back."""
+        with self._lock_file(sha256) as descriptor:
+            while not _try_lock(descriptor, kind):  # noqa: ASYNC110 - another process holds it
+                await asyncio.sleep(LOOK_S)
+            yield
+
+    @contextmanager
+    def _lock_file(self, sha256: str) -> Iterator[int]:
+        folder = self._root / LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / sha256).open("w") as file:
+            yield file.fileno()
+
+
+async def _twice(work: Callable[[], Awaitable[T]]) -> T:
+    """What came damaged is asked for once more: a wire may be to blame. Raises ArtifactCorrupt the second time."""
+    try:
+        return await work()
+    except ArtifactCorrupt as error:
+        log.error("artifact_came_damaged", why=error.detail)
+        return await work()
+
+
+def _files(sha256: str, manifest: bytes) -> tuple[tuple[str, str], ...]:
+    try:
+        return listed(manifest)
+    except ValidationFailed as cause:
+        raise ArtifactCorrupt(f"{sha256} is no list of files: {cause.detail}") from cause
+
+
+def _damaged(place: Path, sha256: str) -> list[str]:
+    """The files that are not what the manifest says, of all that it names; the manifest itself where that is wrong."""
+    try:
+        manifest = (place / MANIFEST).read_bytes()
+    except OSError:
+        return [MANIFEST]
+    if hashlib.sha256(manifest).hexdigest() != sha256:
+        return [MANIFEST]
+    return [path for path, digest in listed(manifest) if _digest(place / path) != digest]
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _size(place: Path) -> int:
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+
+def _complete(made: Path, manifest: bytes, place: Path) -> None:
+    (made / MANIFEST).write_bytes(manifest)
+    made.chmod(0o755)
+    made.replace(place)
+
+
+def _remove(place: Path) -> bool:
+    """Whether it was there."""
+    there = place.exists()
+    shutil.rmtree(place, ignore_errors=True)
+    return there
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _translated(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        said = "has no room left: give it more, or a smaller limit" if full else f"cannot be used: {cause.strerror}"
+        raise DependencyUnavailable(f"the cache of weights, {root}, {said}") from cause
