@@ -44,7 +44,7 @@ def _of_files(folder: Path) -> Sniffed:
         "no model that is known",
         field="files",
         found=there,
-        expected="open_clip_config.json, config.json (DINOv2, SAM, image classifiers), one .onnx, saved_model.pb, MLmodel",
+        expected="open_clip_config.json, config.json (DINOv2, SAM, classifiers), one .onnx, saved_model.pb or MLmodel",
     )
 
 
