@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MAX_BATCH = 16
 IDLE_QUEUE_S = 60.0
+TICK_S = 1e-3
 WARY_S = 0.02
 """For the message that a batch begins to leave before the batch can end the process."""
 
@@ -172,13 +173,13 @@ class Batcher:
         if self._closed:
             return
         now = time.monotonic()
-        self._tidy(now)
+        tidy_at = self._tidy(now)
         while (wake := self._start_next(now)) is None:
             pass
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wake = min(wake, now + IDLE_QUEUE_S) if self._queues else wake
+        wake = min(wake, tidy_at, now + IDLE_QUEUE_S) if self._queues else wake
         if wake < float("inf"):
             self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - now), self._pump_soon)
 
@@ -333,8 +334,9 @@ class Batcher:
         wanted = queue.waiting() and not queue.running and not self._closed
         return bool(wanted) and self._pool.peek(queue.spec) is not None
 
-    def _tidy(self, now: float) -> None:
-        """Answers those whose time is over; queues that nobody used for a while go."""
+    def _tidy(self, now: float) -> float:
+        """Answers those whose time is over; queues that nobody used for a while go. When the next one will."""
+        next_at = float("inf")
         for key, queue in list(self._queues.items()):
             queue.expire(now)
             if queue.shown != queue.waiting():
@@ -342,8 +344,11 @@ class Batcher:
                 queue.shown = queue.waiting()
             if queue.waiting() or queue.running or key in self._fetching:
                 queue.idle_since = now
-            elif now - queue.unused_since > min(queue.idle_s, IDLE_QUEUE_S):
+            elif now > (until := queue.unused_since + min(queue.idle_s, IDLE_QUEUE_S)):
                 self._drop(key)
+            else:
+                next_at = min(next_at, until + TICK_S)
+        return next_at
 
     def _drop(self, key: Key) -> None:
         del self._queues[key]

@@ -150,8 +150,10 @@ def allowed(spec: ModelSpec, provider: object, device: str) -> tuple[Form, ...]:
         case "torch":
             return tuple(torch)
         case "auto":
-            every = (*torch, *_worth_exporting(provider, device))
-            return tuple(one for one in every if spec.precision in ("auto", one.precision))
+            every = (*torch, *_of_best(provider, device))
+            if spec.precision != "auto":
+                return tuple(one for one in every if one.precision == spec.precision)
+            return tuple(one for one in every if one not in _slow(every))
         case _:
             return tuple(one for one in _exported(provider, device) if one.engine == spec.engine)
 
@@ -188,9 +190,13 @@ def _exported(provider: object, device: str) -> tuple[Form, ...]:
     return tuple(Form(kind, format_) for kind in there for format_ in FORMATS[kind] if format_ not in slow)
 
 
-def _worth_exporting(provider: object, device: str) -> tuple[Form, ...]:
-    """Each export takes a minute or more: those of the best engine there is, without fp32 where it has bf16."""
+def _of_best(provider: object, device: str) -> tuple[Form, ...]:
+    """By the best engine there is: each export takes a minute or more."""
     exported = _exported(provider, device)
-    best = [one for one in exported if one.engine == exported[0].engine]
-    narrow = any(one.precision == "bf16" for one in best)
-    return tuple(one for one in best if not (narrow and one.precision == "fp32"))
+    return tuple(one for one in exported if one.engine == exported[0].engine)
+
+
+def _slow(forms: Iterable[Form]) -> frozenset[Form]:
+    """Exports in fp32 that the same engine's bf16 makes needless."""
+    narrow = {one.engine for one in forms if one.precision == "bf16"}
+    return frozenset(Form(engine, "fp32") for engine in narrow if engine != "torch")

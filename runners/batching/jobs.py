@@ -86,6 +86,7 @@ class JobQueue:
         self.free_since = time.monotonic()
         self.idle_since = self.free_since
         self.idle_s = 0.0
+        self.sittings: frozenset[str] = frozenset()
         self.running = 0
         self.passed_over = 0
         self.shown = 0

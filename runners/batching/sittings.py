@@ -65,11 +65,14 @@ class Sittings:
 
     def joined(self, key: Key, queue: JobQueue, job: Job) -> None:
         """How long its queue stays at most without any job: those of a picture as long as the sitting."""
-        queue.idle_s = float("inf")
-        if key[1] == "segment":
-            for other_key, other in self._of(key):
-                if _picture(other_key) == _picture(key):
-                    other.idle_s = SITTING_S if _followed(job) else 0.0
+        if key[1] != "segment":
+            queue.idle_s = float("inf")
+            return
+        own = [other for other_key, other in self._of(key) if _picture(other_key) == _picture(key)]
+        sittings = set[str]().union(*(other.sittings for other in own))
+        (sittings.add if _followed(job) else sittings.discard)(_sitting(job))
+        for other in own:
+            other.sittings, other.idle_s = frozenset(sittings), SITTING_S if sittings else 0.0
 
     def held(self) -> dict[Key, float]:
         """Queues of which nothing may begin yet, each with the moment at which that changes by itself."""
@@ -86,9 +89,9 @@ class Sittings:
             memory.reserve(picture, self._busy(key))
 
     def release(self, key: Key, queue: JobQueue) -> None:
-        """It has ended."""
+        """It has ended. One that did not bring the picture reserved nothing, and another's may still be under way."""
         memory = self._memory(key, queue)
-        if memory is not None:
+        if memory is not None and _encodes(key, _picture(key)):
             memory.release(_picture(key))
 
     def _held_of(self, queues: Mapping[Key, JobQueue]) -> Iterator[tuple[Key, float]]:
@@ -121,6 +124,11 @@ class Sittings:
         """Where the model keeps this picture; None where it does not, or is not here."""
         loaded = self._peek(queue.spec) if _picture(key) else None
         return loaded.pictures if isinstance(loaded, Remembers) and loaded.pictures.places else None
+
+
+def _sitting(job: Job) -> str:
+    """Whose question it is: the last of one is not the end of another's."""
+    return str(job.payload.options.get("sitting", "")) if isinstance(job.payload, Parcel) else ""
 
 
 def _followed(job: Job) -> bool:

@@ -126,6 +126,7 @@ def main() -> None:
     request = Request.of(sys.stdin.read())
     os.environ["OMP_NUM_THREADS"] = str(request.threads or 1)
     os.nice(10)  # whoever is served comes first
+    _keep_to(request.threads)
     try:
         for step in convert(request):
             _say(step)
@@ -134,6 +135,12 @@ def main() -> None:
     except Exception as cause:  # three libraries, each with errors of its own
         detail = f"{request.engine} cannot take {request.spec.key}: {type(cause).__name__}: {str(cause)[:500]}"
         _say({"stage": "error", "code": "model_load_failed", "detail": detail})
+
+
+def _keep_to(cores: int) -> None:
+    """Libraries that calibrate take all cores they see, whatever they are told of threads."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
 
 
 def _say(step: Step) -> None:

@@ -11,9 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,7 +22,7 @@ from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed, from_code
 from runners.engines.conversion import REPORT, Request
 from runners.engines.converted import Converted, open_converted
-from runners.engines.kinds import Format, Kind, asked, library
+from runners.engines.kinds import Format, Kind, asked, library, versions
 from runners.engines.towers import Exportable
 from runners.examinations.decisions import Decisions
 from runners.forms import GATE
@@ -31,7 +30,7 @@ from runners.provider import AnyProvider
 
 log = structlog.get_logger(__name__)
 
-RULES = "1"
+RULES = "2"
 """Part of every key: what was exported by other rules than today's is exported anew."""
 
 UNDER_WAY = ".part-"
@@ -41,6 +40,10 @@ AGAIN_S = 600.0
 
 LINE_BYTES = 2**20
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class PassingTrouble(ModelLoadFailed):
+    """An export failed for what is of this machine and this moment, and not of the model."""
 
 
 class Conversions:
@@ -117,7 +120,7 @@ class Conversions:
         if self._folder is None:
             raise ModelLoadFailed(f"{spec.key}: engine {engine} needs a data folder to keep its networks in")
         of_model = self._decisions.key(spec, provider.files(spec, folder), "cpu")
-        parts = (RULES, of_model, engine, format_, library(engine).version(), *_versions())
+        parts = (RULES, of_model, engine, format_, library(engine).version(), *versions())
         return self._folder / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     async def _try(self, place: Path, request: Request) -> None:
@@ -127,7 +130,8 @@ class Conversions:
         try:
             await self._make(place, request)
         except ModelLoadFailed as error:
-            told = json.dumps({"at": self._clock(), "detail": error.detail})
+            passing = isinstance(error, PassingTrouble)
+            told = json.dumps({"at": self._clock(), "detail": error.detail, "passing": passing})
             await asyncio.to_thread(failed.write_text, told, encoding="utf-8")
             raise
 
@@ -136,7 +140,8 @@ class Conversions:
             told = json.loads(failed.read_text(encoding="utf-8"))
             left = told["at"] + AGAIN_S - self._clock()
             if 0 < left <= AGAIN_S:
-                raise ModelLoadFailed(str(told["detail"]), retry_after_s=left)
+                trouble = PassingTrouble if told.get("passing") else ModelLoadFailed
+                raise trouble(str(told["detail"]), retry_after_s=left)
 
     async def _make(self, place: Path, request: Request) -> None:
         spec, into = request.spec, await asyncio.to_thread(_fresh, place)
@@ -149,7 +154,7 @@ class Conversions:
             log.info("model_converted", model=spec.name, version=spec.version, **{k: report[k] for k in _TOLD})
         except TimeoutError:
             said = f"its export for {request.engine} took longer than {self._patience_s:.0f} s and was ended"
-            raise ModelLoadFailed(f"{spec.key}: {said}") from None
+            raise PassingTrouble(f"{spec.key}: {said}") from None
         finally:
             shutil.rmtree(into, ignore_errors=True)
 
@@ -175,13 +180,6 @@ def _report(spec: ModelSpec, place: Path) -> dict[str, Any]:
         said = "its exported networks are not there; load it again"
         raise ModelLoadFailed(f"{spec.key}: {said}", retry_after_s=5.0) from cause
     return report
-
-
-def _versions() -> Iterator[str]:
-    """Of the packages that have a part in an export."""
-    for name in ("nncf", "onnx", "open-clip-torch"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            yield f"{name} {metadata.version(name)}"
 
 
 def _lock_file(folder: Path) -> IO[str]:
@@ -240,7 +238,7 @@ async def _run(request: Request) -> dict[str, Any]:
             raise from_code(str(last["code"]), str(last["detail"]))
     log.error("conversion_ended", code=process.returncode, said=err[-2000:].decode(errors="replace"))
     said = f"its export for {request.engine} ended with code {process.returncode}; the runner's log has its last words"
-    raise ModelLoadFailed(f"{request.spec.key}: {said}", retry_after_s=5.0)
+    raise PassingTrouble(f"{request.spec.key}: {said}", retry_after_s=5.0)
 
 
 def _last(out: bytes) -> dict[str, Any]:

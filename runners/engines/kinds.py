@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
@@ -68,6 +70,13 @@ def installed(kind: Kind) -> bool:
     except ModelLoadFailed:
         return False
     return True
+
+
+def versions() -> Iterator[str]:
+    """Of the packages beside torch and the library itself that have a part in an export."""
+    for name in ("nncf", "onnx", "open-clip-torch", "transformers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
 
 
 def asked(spec: ModelSpec) -> tuple[Kind, Format] | None:

@@ -15,11 +15,18 @@ from runners.provider import Loaded
 
 @dataclass(slots=True)
 class Findings:
-    """What was found of each form so far; `far` are those whose export was not near enough, with how near it was."""
+    """What was found of each form so far; `far` are those whose export was not near enough, with how near it was;
+    `passing`: one failed for what may be otherwise in a moment."""
 
     taken: dict[Form, Taken] = field(default_factory=dict)
     far: dict[Form, Mapping[Task, Likeness]] = field(default_factory=dict)
     failed: dict[Form, str] = field(default_factory=dict)
+    passing: bool = False
+
+    def forget(self, form: Form) -> None:
+        """Its export does not count."""
+        self.far.pop(form, None)
+        self.failed.pop(form, None)
 
     def measured(self, form: Form) -> Measured:
         """A form that was looked at, beside the reference."""
@@ -34,11 +41,15 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """All that was measured; the form that the model has as long as nothing is known, and the one that is best."""
+    """All that was measured; the form that the model has as long as nothing is known, and the one that is best.
+
+    Where it is not `lasting`, a form was not measured that may be another time.
+    """
 
     measured: Sequence[Measured]
     usual: Form
     auto: Form
+    lasting: bool = True
 
     def report(self, spec: ModelSpec, loaded: Loaded) -> dict[str, Any]:
         """JSON-ready; `passes` is of the model as it is loaded."""

@@ -20,14 +20,14 @@ from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed
 from runners import precision
-from runners.engines.kinds import FORMATS, library
+from runners.engines.kinds import FORMATS, library, versions
 from runners.forms import Choosable, Form, allowed, first, undecided
 from runners.precision import BYTES
 from runners.provider import AnyProvider, Loaded, Tell
 
 log = structlog.get_logger(__name__)
 
-RULES = "2"
+RULES = "3"
 """Part of every question: what was decided by other samples or another gate is decided anew."""
 
 
@@ -49,8 +49,9 @@ class Decisions:
         """What a decision stands for, in 32 letters: the model's content, and the forms there are to choose from."""
         of_model = self.key(spec, provider.files(spec, folder), device)
         among = allowed(spec, provider, device)
-        versions = (library(one.engine).version() for one in among if one.engine != "torch")
-        return _short("\n".join((RULES, of_model, *(str(one) for one in among), *versions)))
+        of_libraries = [library(one.engine).version() for one in among if one.engine != "torch"]
+        parts = (RULES, of_model, *map(str, among), *of_libraries, *(versions() if of_libraries else ()))
+        return _short("\n".join(parts))
 
     def stored(self, question: str) -> Form | None:
         """What was decided, if it was."""
@@ -180,12 +181,12 @@ class Deciding:
         try:
             await self._conversions.ensure(wanted, self._provider, folder)
         except ModelLoadFailed as error:
-            if not undecided(spec) or first(spec, self._provider, device).put_into(spec) == wanted:
+            if self._usual(spec, wanted, device) is None:
                 raise
-            await asyncio.to_thread(self._withdraw, spec, folder, device)
-            log.warning("decision_withdrawn", model=spec.name, version=spec.version, why=error.detail)
+            await asyncio.to_thread(self._withdraw, spec, folder, device, error)
 
-    def _withdraw(self, spec: ModelSpec, folder: Path | None, device: str) -> None:
+    def _withdraw(self, spec: ModelSpec, folder: Path | None, device: str, error: ModelLoadFailed) -> None:
+        log.warning("decision_withdrawn", model=spec.name, version=spec.version, why=error.detail)
         if isinstance(self._provider, Choosable):
             self._decisions.withdraw(self._decisions.question(spec, self._provider, folder, device))
 
@@ -193,11 +194,27 @@ class Deciding:
         self, spec: ModelSpec, folder: Path | None, *, device: str, threads: int, tell: Tell | None = None
     ) -> Loaded:
         as_decided = self._decisions.resolved(spec, self._provider, folder, device)
-        if self._conversions is not None:
-            converted = self._conversions.open(as_decided, self._provider, folder, threads=threads)
-            if converted is not None:
-                return converted
+        try:
+            converted = self._converted(as_decided, folder, threads)
+        except ModelLoadFailed as error:
+            usual = self._usual(spec, as_decided, device)
+            if usual is None:
+                raise
+            self._withdraw(spec, folder, device, error)
+            as_decided, converted = usual, self._converted(usual, folder, threads)
+        if converted is not None:
+            return converted
         return self._provider.load(as_decided, folder, device=device, threads=threads, tell=tell)
+
+    def _converted(self, spec: ModelSpec, folder: Path | None, threads: int) -> Loaded | None:
+        if self._conversions is None:
+            return None
+        return self._conversions.open(spec, self._provider, folder, threads=threads)
+
+    def _usual(self, spec: ModelSpec, decided: ModelSpec, device: str) -> ModelSpec | None:
+        """What the model is without a decision; None where nothing was decided."""
+        usual = first(spec, self._provider, device).put_into(spec)
+        return None if not undecided(spec) or usual == decided else usual
 
 
 def _short(text: str) -> str:

@@ -15,6 +15,7 @@ from modelmora.domain.models import ModelSpec
 from modelmora.errors import CapabilityMissing, ModelLoadFailed, OutOfMemory
 from modelmora.ports import Footprint
 from runners import devices
+from runners.engines.conversions import PassingTrouble
 from runners.examinations.conclusion import Conclusion, Findings
 from runners.examinations.likeness import inputs, samples
 from runners.examinations.trial import AS_ASKED, Pace, Taken, batches, take, time_batches
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LOOK_S = 0.5
 ROOM_S = 60.0
 """How long a copy may wait for room that others hold."""
 _GOING: set[asyncio.Task[Any]] = set()
@@ -63,15 +65,18 @@ async def verify(
     CapabilityMissing, OutOfMemory (no room for a copy), what loading and the pace raise: then nothing is decided.
     """
     provider, found, course = _choosable(host, spec), Findings(), Course()
+    await pace.turn()
     async with host.pool.lease(spec) as loaded:
         device = loaded.device
     among = await asyncio.to_thread(allowed, spec, provider, device)
     async for step in _export(host, spec, among, into=found, course=course, pace=pace):  # which may take minutes
         yield step
+    await pace.turn()  # meanwhile it may have been unloaded, and is not to be loaded for this
     async with host.pool.lease(spec) as loaded:
         serving, usual = form_of(loaded), first(_as_open(spec), provider, device)
         given = await asyncio.to_thread(lambda: inputs(loaded, samples()))
         forms = tuple(dict.fromkeys((serving, REFERENCE, usual, *among)))
+        found.forget(serving)  # whatever became of its next export: it is here
         there = [form for form in forms if form not in found.far and form not in found.failed]
         course.total = sum(batches(loaded, items) for items in given.values()) * len(there)
         for form in there:
@@ -92,7 +97,9 @@ async def verify(
                     raise
                 found.failed[form] = error.detail
         measured = [found.measured(form) for form in forms]
-        conclusion = Conclusion(measured=measured, usual=usual, auto=choose(measured, usual, among))
+        conclusion = Conclusion(
+            measured=measured, usual=usual, auto=choose(measured, usual, among), lasting=not found.passing
+        )
         yield {"stage": "report", **await asyncio.to_thread(_conclude, host, spec, loaded, conclusion)}
 
 
@@ -106,11 +113,21 @@ async def _export(
         await pace.turn()
         yield course.step("exporting", form)
         wanted, provider = form.put_into(spec), host.provider(spec)
+        reporting = asyncio.create_task(
+            host.conversions.report(wanted, provider, host.locate(spec), threads=pace.threads)
+        )
         try:
-            report = await host.conversions.report(wanted, provider, host.locate(spec), threads=pace.threads)
+            while not reporting.done():
+                pace.still()
+                await asyncio.wait({reporting}, timeout=LOOK_S)
+            report = reporting.result()
         except ModelLoadFailed as error:
             into.failed[form] = error.detail
+            into.passing = into.passing or isinstance(error, PassingTrouble)
             continue
+        finally:
+            reporting.cancel()
+            await asyncio.wait({reporting})
         near = {task: Likeness(**told) for task, told in report["likeness"].items()}
         if any(not one.lowest >= GATE for one in near.values()):
             into.far[form] = near
@@ -196,9 +213,10 @@ def _conclude(host: RunnerHost, spec: ModelSpec, loaded: Loaded, found: Conclusi
     """The report, its decision stored and logged."""
     provider, told = _choosable(host, spec), found.report(spec, loaded)
     question = host.decisions.question(_as_open(spec), provider, host.locate(spec), loaded.device)
-    host.decisions.store(question, found.auto, {"measured": told})
+    if found.lasting:
+        host.decisions.store(question, found.auto, {"measured": told})
     log.info(
-        "precision_resolved",
+        "precision_resolved" if found.lasting else "precision_unresolved",
         model=spec.name,
         version=spec.version,
         device=loaded.device,

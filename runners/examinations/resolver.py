@@ -99,7 +99,11 @@ class Resolver:
             if self._host.batcher.busy():
                 await self._idle(lambda: self._refuse_if_wanted(spec, until))
 
-        steps = verify(self._host, spec, deadline=until, pace=Pace(turn=turn, threads=1, evicts=False))
+        def still() -> None:
+            if self._host.pool.peek(spec) is None or time.monotonic() > until:
+                raise self._put_off(spec)
+
+        steps = verify(self._host, spec, deadline=until, pace=Pace(turn=turn, still=still, threads=1, evicts=False))
         async with self._host.examining, aclosing(steps):
             async for _ in steps:
                 pass
@@ -108,8 +112,11 @@ class Resolver:
         """Raises Cancelled where holding on to the model would keep others waiting."""
         states = {one.model: one.state for one in self._host.pool.holdings()}
         if states.get(spec.key) != "loaded" or "loading" in states.values() or time.monotonic() > until:
-            log.info("precision_put_off", model=spec.name, version=spec.version)
-            raise Cancelled(f"{spec.key} is wanted: its precision is measured another time")
+            raise self._put_off(spec)
+
+    def _put_off(self, spec: ModelSpec) -> Cancelled:
+        log.info("precision_put_off", model=spec.name, version=spec.version)
+        return Cancelled(f"{spec.key} is wanted: its precision is measured another time")
 
     async def _idle(self, check: Callable[[], None]) -> None:
         """Returns when nothing has run or waited here for a while; `check` may raise meanwhile."""

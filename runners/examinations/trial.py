@@ -32,6 +32,10 @@ TICK_MS = 1e-3
 """Below it clocks do not tell anything, not even that time has passed."""
 
 
+def _always() -> None:
+    """Goes on."""
+
+
 async def _at_once() -> None:
     """Waits for nothing."""
 
@@ -40,10 +44,12 @@ async def _at_once() -> None:
 class Pace:
     """How a measurement goes about running work: `turn` is awaited before each batch, `threads` 0 are all cores.
 
-    Where it may not evict, a copy that does not fit beside what is there is not made.
+    `still` is asked during exports and raises where it is not to go on. Where it may not evict, a copy that does not
+    fit beside what is there is not made.
     """
 
     turn: Callable[[], Awaitable[None]] = _at_once
+    still: Callable[[], None] = _always
     threads: int = 0
     evicts: bool = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -55,6 +56,7 @@ class Sitting:
         self._image = image
         self._how = how
         self._digest = b""
+        self._name = secrets.token_hex(6)
         self._pixels: NDArray[np.uint8] | None = None
         self._decoding = asyncio.Lock()
         self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
@@ -106,7 +108,7 @@ class Sitting:
         more: bool,
         watch: Callable[[Step], None] | None,
     ) -> Outcome[Answer]:
-        picture = Picture(digest=self._digest, size=self.size, pixels=pixels, more=more)
+        picture = Picture(digest=self._digest, size=self.size, pixels=pixels, more=more, sitting=self._name)
 
         async def prepare(work: pb.Work) -> None:
             work.parcel.CopyFrom(wire.parcel_to_wire(asking(picture)))

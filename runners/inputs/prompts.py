@@ -5,8 +5,8 @@ Asked: `digest` (32,) of the picture and how it is prepared (empty: not to be ke
 `boxes` (prompts, 4) in the picture's own pixels, `labels` (prompts, n) as segment_anything has them (ABSENT where a
 prompt has fewer points, NaN in the boxes of those that have none), `masks` (m, h, w) of the prompts `masked` (m,).
 Of masks found before, `which` (prompts,) of their prompt's masks they were, where only their logits are asked for.
-Options: `multimask` for each prompt, `logits`, `more` where further questions about the picture follow, and of
-`everything` the thresholds that masks have to pass.
+Options: `multimask` for each prompt, `logits`, `more` where further questions about the picture follow in the same
+`sitting`, and of `everything` the thresholds that masks have to pass.
 
 Answered: for each mask its prompt (`of`), `counts`, `scores`, `areas`, `boxes`, and `logits` where they were asked for;
 of everything also `which` of the prompt's masks it is, and `stability`; to `which` only `of` and `logits`. Or the
@@ -40,12 +40,14 @@ LARGEST = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Which picture, its height and width, its pixels where they are sent along, and whether `more` will be asked."""
+    """Which picture, its height and width, its pixels where they are sent along, and whether `more` will be asked in
+    this `sitting`."""
 
     digest: bytes
     size: tuple[int, int]
     pixels: NDArray[np.uint8] | None = None
     more: bool = False
+    sitting: str = ""
 
 
 def asking(picture: Picture, prompts: Sequence[Prompt], options: MaskOptions) -> Parcel:
@@ -137,7 +139,8 @@ def _of_picture(picture: Picture) -> dict[str, Any]:
 
 
 def _more(picture: Picture) -> dict[str, Any]:
-    return {"more": True} if picture.more else {}
+    told = {"sitting": picture.sitting} if picture.sitting else {}
+    return {**told, "more": True} if picture.more else told
 
 
 def _at(picture: Picture, points: NDArray[np.float64]) -> dict[str, Any]:

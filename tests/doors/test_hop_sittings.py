@@ -117,6 +117,24 @@ async def test_a_picture_with_one_question_waits_for_no_place_and_takes_none(
         assert errors(await table.ask(PICTURES[2])) == {}
 
 
+async def test_a_single_question_does_not_end_anothers_sitting(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.batching.sittings.SITTING_S", 1_000.0)
+    async with opening(places=1) as table:
+        long = table.parts(PICTURES[0], PROMPTS * 3)
+        async with aclosing(long):
+            await anext(long)
+            assert errors(await table.ask(PICTURES[0], PROMPTS[:1])) == {}
+
+            waiting = await table.ask(PICTURES[2], PROMPTS, within_s=0.5)  # for the place, which is still taken
+            rest = [outcome async for _, outcome in long]
+
+        assert {code for code, _ in errors(waiting).values()} == {"deadline_exceeded"}
+        assert all(isinstance(outcome, Ok) for outcome in rest)
+        assert len(table.encoded) == 1
+
+
 async def test_who_pauses_loses_the_place_to_who_waits_and_gets_the_rest_all_the_same(
     opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modelmora.errors import ModelLoadFailed
 from runners import precision
+from runners.engines.conversion import Request
+from runners.engines.conversions import PassingTrouble
 from runners.engines.converted import Converted
 from runners.examinations.resolver import Resolver
 from runners.forms import Form, form_of
@@ -126,3 +130,78 @@ async def test_an_int8_that_torch_cannot_do_is_asked_of_the_library_that_can(ben
     asked = replace(AUTO, engine="auto", precision="int8")
     with pytest.raises(ModelLoadFailed, match=r"openvino int8 is not near enough to fp32"):
         await bench.host(asked).pool.load(asked)
+
+
+# --- what goes wrong on the way ----------------------------------------------------------------------------------
+
+
+async def test_a_decided_export_that_is_broken_goes_back_to_torch(bench: Bench) -> None:
+    bench.provider.drag_s, bench.provider.formats = 0.5, ("fp32",)
+    await report_of(bench.host(OPEN), OPEN)
+    for network in (bench.data / "engines").glob("*/*.xml"):
+        network.write_text("rubbish")
+    try:
+        async with bench.host(OPEN).pool.lease(OPEN) as loaded:
+            assert form_of(loaded) == Form("torch", "fp32")
+        assert bench.decided() == []
+    finally:
+        shutil.rmtree(bench.data / "engines")  # others share it
+
+
+async def test_an_export_that_failed_for_the_moment_decides_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended(request: Request) -> dict[str, Any]:
+        raise PassingTrouble("it ended with code -9", retry_after_s=5.0)
+
+    monkeypatch.setattr("runners.engines.conversions._run", ended)
+    bench.data = bench.data / "fresh"
+    report = await report_of(bench.host(OPEN), OPEN)
+    assert candidate(report, "bf16", "openvino")["failed"] == "it ended with code -9"
+    assert bench.decided() == []
+    again = await report_of(bench.host(OPEN), OPEN)  # told of what failed a moment ago
+    assert candidate(again, "bf16", "openvino")["verdict"] == "failed"
+    assert bench.decided() == []
+
+
+async def test_a_model_that_is_unloaded_during_its_exports_stays_unloaded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, killed = asyncio.Event(), asyncio.Event()
+
+    async def endless(request: Request) -> dict[str, Any]:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            killed.set()
+        raise AssertionError
+
+    monkeypatch.setattr("runners.engines.conversions._run", endless)
+    bench.data = bench.data / "endless"
+    host = bench.host(OPEN)
+    await host.pool.load(OPEN)
+    resolving = asyncio.create_task(Resolver(host, idle_s=0.0, look_s=0.01, again_s=60).run())
+    await asyncio.wait_for(begun.wait(), 20)
+
+    await asyncio.wait_for(host.pool.unload(OPEN), 10)
+
+    await asyncio.wait_for(killed.wait(), 10)
+    assert [one.state for one in host.pool.holdings()] == ["unloaded"]
+    assert bench.decided() == []
+    resolving.cancel()
+
+
+async def test_a_serving_network_whose_export_is_gone_is_still_verified(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = replace(AUTO, engine="openvino", precision="bf16")
+    host = bench.host(exported)
+    await host.pool.load(exported)
+
+    async def report(*_: Any, **__: Any) -> dict[str, Any]:
+        raise ModelLoadFailed("it cannot be exported any more")
+
+    monkeypatch.setattr(host.conversions, "report", report)
+    told = await report_of(host, exported)
+    assert (told["engine"], told["passes"]) == ("openvino", True)

@@ -411,10 +411,25 @@ def test_without_a_cache_every_request_encodes(little: tuple[Any, Path]) -> None
     model = load(little[1], config={"cache": 0})
     encoded, asked = runs(model), asking(picture(model, sams.photograph("rocket")), [PROMPT], MaskOptions())
 
-    answered(model, asked, asked)
+    answered(model, asked)
+    answered(model, asked)
 
     assert encoded == [2]
     assert model.pictures.held_bytes == 0
+
+
+def test_a_batch_about_one_picture_encodes_it_once_also_where_it_is_not_kept(little: tuple[Any, Path]) -> None:
+    model = load(little[1], config={"cache": 0})
+    encoded = runs(model)
+    asked, other = (
+        asking(picture(model, sams.photograph(name), name.encode()), [PROMPT], MaskOptions())
+        for name in ("rocket", "coins")
+    )
+    together = answered(model, asked, asked, asked)
+    assert encoded == [1]
+    assert len({b"".join(one.tensors["counts"]) for one in together}) == 1
+    answered(model, asked, other, asked)
+    assert encoded == [3]
 
 
 def test_a_warm_up_leaves_nothing_in_the_cache(small: Sam) -> None:

@@ -121,6 +121,7 @@ def installing(monkeypatch: pytest.MonkeyPatch, *kinds: Kind, bf16: bool = True)
         ("torch", "fp32", (REFERENCE, BF16)),
         ("auto", "auto", (REFERENCE, BF16, *EXPORTED)),
         ("auto", "bf16", (BF16, EXPORTED[0])),
+        ("auto", "fp32", (REFERENCE, Form("openvino", "fp32"))),
         ("auto", "int8", EXPORTED[1:]),
         ("openvino", "auto", (Form("openvino", "fp32"), *EXPORTED)),
         ("openvino", "int8", EXPORTED[1:]),

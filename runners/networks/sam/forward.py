@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ class Decoded:
         return each.view(-1, masks).all(dim=1).repeat_interleave(masks)
 
 
+Computed: TypeAlias = "dict[bytes, Encoded | InternalError | None]"
+"""What came of the pictures of one batch."""
+
+
 class Sam:
     """Pictures and prompts to masks; `runners/inputs/prompts.py` says what the parcels hold."""
 
@@ -97,27 +101,43 @@ class Sam:
     ) -> Sequence[Outcome[Parcel]]:
         if self.device == "cpu":
             use_threads(threads or self._threads)
+        computed: Computed = {}
         with torch.inference_mode():
-            return [self._outcome(parcel, tell) for parcel in batch]
+            return [self._outcome(parcel, computed, tell) for parcel in batch]
 
     def close(self) -> None:
         self._network = None
         self.pictures.clear()
 
-    def _outcome(self, asked: Parcel, tell: Tell | None) -> Outcome[Parcel]:
+    def _outcome(self, asked: Parcel, computed: Computed, tell: Tell | None) -> Outcome[Parcel]:
         """What is not finite fails alone. Raises OutOfMemory, whose field says of what: `image` or `prompts`."""
         try:
-            return Ok(self._answer(asked, tell))
+            return Ok(self._answer(asked, computed, tell))
         except InternalError as error:
             return Failed(error)
 
-    def _answer(self, asked: Parcel, tell: Tell | None) -> Parcel:
-        picture = self._picture(asked, tell)
+    def _answer(self, asked: Parcel, computed: Computed, tell: Tell | None) -> Parcel:
+        picture = self._once(asked, computed, tell)
         if picture is None:
             return Parcel(tensors={}, options={"unknown": True})
         size = (int(asked.tensors["size"][0]), int(asked.tensors["size"][1]))
         found = [columns for alike in _alike(asked) for columns in self._found(picture, asked, alike, size)]
         return Parcel(tensors={name: np.concatenate([one[name] for one in found]) for name in found[0]})
+
+    def _once(self, asked: Parcel, computed: Computed, tell: Tell | None) -> Encoded | None:
+        """As `_picture`, but once in a batch, also where it is not kept; one without a digest is like no other."""
+        digest = asked.tensors["digest"].tobytes()
+        if not digest:
+            return self._picture(asked, tell)
+        if digest not in computed:
+            try:
+                computed[digest] = self._picture(asked, tell)
+            except InternalError as error:
+                computed[digest] = error
+        found = computed[digest]
+        if isinstance(found, InternalError):
+            raise found
+        return found
 
     def _picture(self, asked: Parcel, tell: Tell | None) -> Encoded | None:
         pixels = asked.tensors.get("pixels")
