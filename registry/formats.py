@@ -14,7 +14,7 @@ from modelmora.domain.models import ModelType
 from modelmora.errors import ValidationFailed
 from registry.pickles import suspicious
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 MOST_CONFIG_BYTES = 4 * 2**20
 
 
@@ -51,10 +51,10 @@ def _of_files(folder: Path) -> Sniffed:
 def refuse_executable(folder: Path) -> None:
     """Raises ValidationFailed with every pickle that would import more than weights are made of, and what."""
     found: list[str] = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in PICKLED):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICKLED and path.is_file()):
         try:
             names = suspicious(path)
-        except ValueError as cause:
+        except (ValueError, EOFError, RecursionError) as cause:
             names = [f"nothing that can be read ({cause})"]
         if names:
             found.append(f"{path.relative_to(folder)} would import {', '.join(names[:5])}")
@@ -72,9 +72,10 @@ def _transformers(folder: Path) -> Sniffed | None:
     config = _json(folder / "config.json")
     if config is None:
         return None
-    family, classes = str(config.get("model_type", "")), config.get("architectures") or [""]
-    if str(classes[0]).endswith("ForImageClassification"):
-        return Sniffed(provider="classifier", type="classification", why=f"config.json: {classes[0]}")
+    family, classes = str(config.get("model_type", "")), config.get("architectures")
+    first = str(classes[0]) if isinstance(classes, list) and classes else ""
+    if first.endswith("ForImageClassification"):
+        return Sniffed(provider="classifier", type="classification", why=f"config.json: {first}")
     told = f"config.json: {family}"
     if family in ("dinov2", "dinov2_with_registers"):
         return Sniffed(provider="dinov2", type="embedding", why=told)
@@ -95,10 +96,10 @@ def _mlflow(folder: Path) -> Sniffed | None:
     """MLflow's directory: a flavour that is run here, in the folder that it names."""
     if not (folder / "MLmodel").is_file():
         return None
-    told = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
-    flavours = told.get("flavors", {}) if isinstance(told, dict) else {}
+    flavours = _flavours(folder / "MLmodel")
     for flavour, key in (("onnx", "data"), ("tensorflow", "data"), ("transformers", "model_binary")):
-        inner = flavours.get(flavour, {}).get(key)
+        told = flavours.get(flavour)
+        inner = told.get(key) if isinstance(told, dict) else None
         if isinstance(inner, str):
             within = (folder / inner).resolve()
             root = within.parent if within.suffix == ".onnx" else within
@@ -119,6 +120,19 @@ def _mlflow(folder: Path) -> Sniffed | None:
 _TELLERS: tuple[Callable[[Path], Sniffed | None], ...] = (_open_clip, _transformers, _saved_model, _onnx)
 
 
+def _flavours(path: Path) -> dict[str, Any]:
+    """Raises ValidationFailed for what is no YAML."""
+    try:
+        if path.stat().st_size > MOST_CONFIG_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as cause:
+        said = str(cause).splitlines()[0]
+        raise ValidationFailed(f"MLmodel cannot be read: {said}", field="files", found="MLmodel") from cause
+    found = told.get("flavors") if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _json(path: Path) -> dict[str, Any] | None:
     """None where it is not there; raises ValidationFailed for what is no object."""
     if not path.is_file():
@@ -129,6 +143,6 @@ def _json(path: Path) -> dict[str, Any] | None:
         told = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(told, dict):
             raise ValueError("it is no object")
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise ValidationFailed(f"{path.name} cannot be read: {cause}", field="files", found=path.name) from cause
     return told

@@ -10,23 +10,24 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-from modelmora.domain.registry.artifact import listed
+from modelmora.domain.registry.artifact import MANIFEST, MOST_MANIFEST_BYTES, listed
 from modelmora.errors import ArtifactCorrupt, DependencyUnavailable, ValidationFailed
 from modelmora.ports import Objects
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-UNDER_WAY, LOCKS, MANIFEST = ".part-", ".locks", ".manifest"
+UNDER_WAY, LOCKS = ".part-", ".locks"
 LOOK_S = 0.05
-MOST_MANIFEST_BYTES = 8 * 2**20
+TRIES = 3
+"""To find it whole: what was fetched may be damaged at once, or be removed by another process before it is held."""
 
 
 class WeightCache:
@@ -48,22 +49,31 @@ class WeightCache:
         of in the log. Raises DependencyUnavailable (the store is away or does not have it; this disk is full),
         ArtifactCorrupt where what comes is not what was registered.
         """
-        with _translated(self._root):
-            place = self._root / sha256
-            while True:
-                async with self._locked(sha256, fcntl.LOCK_SH):
-                    damaged = await asyncio.to_thread(_damaged, place, sha256)
-                    if not damaged:
-                        await asyncio.to_thread(os.utime, place)
-                        yield place
-                        return
-                async with self._locked(sha256, fcntl.LOCK_EX):
+        place, damaged = self._root / sha256, list[str]()
+        for _ in range(TRIES):
+            async with self._locked(sha256, fcntl.LOCK_SH):
+                damaged = await self._looked_at(place)
+                if not damaged:
+                    await self.tidy(keep=sha256)
+                    yield place
+                    return
+            async with self._locked(sha256, fcntl.LOCK_EX):
+                with _translated(self._root):
                     await self._mend(sha256, place)
-                await self.tidy(keep=sha256)
+        said = f"{sha256} is damaged each time it was fetched: {', '.join(damaged[:5])}"
+        raise ArtifactCorrupt(f"{said}; is the disk of {self._root} in order?")
 
     async def tidy(self, *, keep: str = "") -> list[str]:
         """Removes those that were not used for longest until the rest fits the limit; which. Those in use stay."""
         return await asyncio.to_thread(self._tidy, keep) if self._limit_bytes else []
+
+    async def _looked_at(self, place: Path) -> list[str]:
+        """What is damaged; where nothing is, it counts as used now."""
+        with _translated(self._root):
+            damaged = await asyncio.to_thread(_damaged, place, place.name)
+            if not damaged:
+                await asyncio.to_thread(os.utime, place)
+            return damaged
 
     async def _mend(self, sha256: str, place: Path) -> None:
         """Fetches it, unless another process did so meanwhile."""
@@ -109,22 +119,23 @@ class WeightCache:
 
     def _tidy(self, keep: str) -> list[str]:
         with _translated(self._root):
-            there = (path for path in self._root.iterdir() if UNDER_WAY not in path.name)
-            whole = [path for path in there if (path / MANIFEST).is_file()]
-            whole.sort(key=lambda path: path.stat().st_mtime)
+            there = [path for path in self._root.iterdir() if path.name != LOCKS]
+            for left in (path for path in there if UNDER_WAY in path.name):  # of processes that were killed
+                self._removed(left, of=left.name.partition(UNDER_WAY)[0])
+            whole = sorted((path for path in there if UNDER_WAY not in path.name), key=_used_at)
             sizes = {path: _size(path) for path in whole}
             over, gone = sum(sizes.values()) - self._limit_bytes, list[str]()
             for path in whole:
-                if over > 0 and path.name != keep and self._removed(path):
+                if over > 0 and path.name != keep and self._removed(path, of=path.name):
                     over -= sizes[path]
                     gone.append(path.name)
         if gone:
             log.info("cache_tidied", artifacts=gone)
         return gone
 
-    def _removed(self, place: Path) -> bool:
-        """Unless somebody uses it."""
-        with self._lock_file(place.name) as descriptor:
+    def _removed(self, place: Path, *, of: str) -> bool:
+        """Unless somebody uses or fetches the artifact."""
+        with self._lock_file(of) as descriptor:
             if not _try_lock(descriptor, fcntl.LOCK_EX):
                 return False
             _remove(place)
@@ -140,9 +151,11 @@ class WeightCache:
 
     @contextmanager
     def _lock_file(self, sha256: str) -> Iterator[int]:
-        folder = self._root / LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / sha256).open("w") as file:
+        with _translated(self._root):
+            folder = self._root / LOCKS
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / sha256).open("w")
+        with file:
             yield file.fileno()
 
 
@@ -182,7 +195,19 @@ def _digest(path: Path) -> str:
 
 
 def _size(place: Path) -> int:
-    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    """Nothing for what another process has removed meanwhile."""
+    total = 0
+    for path in place.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _used_at(place: Path) -> float:
+    try:
+        return place.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _complete(made: Path, manifest: bytes, place: Path) -> None:

@@ -58,7 +58,9 @@ class Transactions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._writing = engine
-        self._reading = engine.execution_options(**{_BEGIN: "BEGIN DEFERRED"})
+        # All that is read in one transaction is of one moment, as it is on SQLite.
+        of_one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        self._reading = engine.execution_options(**{_BEGIN: "BEGIN DEFERRED"}, **of_one_moment)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:

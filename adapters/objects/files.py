@@ -29,20 +29,24 @@ class FileObjects:
     async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
         """See the port."""
         coming, hashing = self._root / COMING / secrets.token_hex(16), Hashing(chunks)
-        with _translated(self._root):
-            try:
+        try:
+            with _translated(self._root):
                 file = await asyncio.to_thread(_create, coming)
-                try:
-                    async for chunk in hashing:
+            try:
+                async for chunk in hashing:  # what it raises is the caller's own
+                    with _translated(self._root):
                         await asyncio.to_thread(file.write, chunk)
-                    hashing.check_given(sha256)
+                hashing.check_given(sha256)
+                with _translated(self._root):
                     await asyncio.to_thread(_sync, file)
-                finally:
-                    file.close()
-                return await asyncio.to_thread(self._keep, coming, hashing.sha256)
             finally:
-                with suppress(OSError):
-                    coming.unlink(missing_ok=True)
+                with _translated(self._root):
+                    file.close()
+            with _translated(self._root):
+                return await asyncio.to_thread(self._keep, coming, hashing.sha256)
+        finally:
+            with suppress(OSError):
+                coming.unlink(missing_ok=True)
 
     async def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
         """See the port."""
@@ -51,13 +55,19 @@ class FileObjects:
                 file = await asyncio.to_thread(self._place(sha256).open, "rb")
             except FileNotFoundError:
                 raise missing(sha256) from None
-            hashing = Hashing(_chunks(file))
-            try:
-                async for chunk in hashing:
-                    yield chunk
-            finally:
-                file.close()
+        with file:
+            hashing = Hashing(self._chunks(file))
+            async for chunk in hashing:
+                yield chunk
         hashing.check_kept(sha256)
+
+    async def _chunks(self, file: BinaryIO) -> AsyncGenerator[bytes, None]:
+        while True:
+            with _translated(self._root):
+                chunk = await asyncio.to_thread(file.read, CHUNK_BYTES)
+            if not chunk:
+                return
+            yield chunk
 
     async def find(self, sha256: str) -> StoredObject | None:
         """See the port."""
@@ -127,11 +137,6 @@ class FileObjects:
 def missing(what: str) -> DependencyUnavailable:
     """What a registry refers to and the store does not have."""
     return DependencyUnavailable(f"the object store has no {what}; was it removed beside ModelMora?")
-
-
-async def _chunks(file: BinaryIO) -> AsyncGenerator[bytes, None]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-        yield chunk
 
 
 def _create(path: Path) -> BinaryIO:

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, BinaryIO, TypeVar, cast
 
 import urllib3
@@ -28,6 +29,7 @@ T = TypeVar("T")
 PART_BYTES = 8 * 2**20
 """So much of an upload is in memory, in each direction; 10,000 parts of it are 80 GB."""
 
+STRIDE = 1_000
 CONNECT_S, READ_S, RETRIES = 5.0, 60.0, 2
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchUpload")
 
@@ -151,9 +153,9 @@ class S3Objects:
             response.release_conn()
 
     async def _listed(self, prefix: str) -> AsyncGenerator[Any, None]:
-        """In order; the client asks for a thousand at a time as it is read."""
+        """In order; the client asks for more as it is read."""
         found = self._client.list_objects(self._bucket, prefix=prefix, recursive=True)
-        while some := await self._ask(lambda: [one for one, _ in zip(found, range(1_000), strict=False)]):
+        while some := await self._ask(lambda: list(islice(found, STRIDE))):
             for one in some:
                 yield one
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from adapters.objects import FileObjects
-from modelmora.domain.registry.artifact import Artifact, ArtifactFile, manifest_of
+from modelmora.domain.registry.artifact import MANIFEST, Artifact, ArtifactFile, manifest_of
 from modelmora.errors import ArtifactCorrupt, DependencyUnavailable
-from registry.weight_cache import MANIFEST, WeightCache
+from registry.weight_cache import WeightCache
 from tests.fakes import until
 from tests.support import end, start, wait_until
 
@@ -193,6 +193,31 @@ async def test_those_unused_for_longest_go_when_the_rest_does_not_fit(tmp_path: 
     await contents(cache, first)  # which makes the second the oldest
     await contents(cache, third)
     assert folders(tmp_path) == sorted([first, third])
+
+
+async def test_what_fails_while_it_is_used_is_the_users_own(tmp_path: Path, store: Store) -> None:
+    sha256 = await registered(store, weights=b"w")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        async with cache_of(tmp_path, store).using(sha256) as folder:
+            (folder / "config.json").read_text()
+
+
+async def test_a_disk_that_damages_whatever_is_written_ends_in_an_error(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = await registered(store, weights=b"w")
+    monkeypatch.setattr("registry.weight_cache._digest", lambda path: "of other bytes")
+    with pytest.raises(ArtifactCorrupt, match=r"damaged each time it was fetched: sub/weights; is the disk"):
+        await contents(cache_of(tmp_path, store), sha256)
+
+
+async def test_what_killed_processes_left_goes_when_room_is_made(tmp_path: Path, store: Store) -> None:
+    cache = cache_of(tmp_path, store, limit_bytes=10**6)
+    left = tmp_path / "cache" / f"{'ab' * 32}.part-x"
+    left.mkdir(parents=True)
+    sha256 = await registered(store, weights=b"w")
+    await contents(cache, sha256)
+    assert folders(tmp_path) == [sha256]
 
 
 async def test_what_is_in_use_stays(tmp_path: Path, store: Store) -> None:

@@ -87,6 +87,11 @@ def test_the_files_tell_the_family(files: dict[str, Any], provider: str, type_: 
         ({"MLmodel": "flavors: {python_function: {loader_module: x}, sklearn: {}}"}, "python_function, sklearn"),
         ({"MLmodel": "flavors: {onnx: {data: ../../model.onnx}}"}, "../../model.onnx"),
         ({"MLmodel": "just a text"}, "none"),
+        ({"MLmodel": "flavors: {onnx: x}"}, "onnx"),
+        ({"MLmodel": "flavors:"}, "none"),
+        ({"MLmodel": "{"}, "MLmodel"),
+        ({"config__json": {"model_type": "vit", "architectures": 5}}, "config.json"),
+        ({"config__json": "[" * 100_000}, "config.json"),
     ],
 )
 def test_what_is_not_known_is_told_with_what_there_is(files: dict[str, Any], said: str, tmp_path: Path) -> None:

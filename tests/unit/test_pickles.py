@@ -64,6 +64,36 @@ def test_a_harmless_name_on_the_stack_is_not_believed(tmp_path: Path) -> None:
     assert suspicious(tmp_path / "p") == ["collections.OrderedDict (by its name on the stack)"]
 
 
+def test_what_it_is_is_told_by_how_it_begins(tmp_path: Path) -> None:
+    """An unpickler reads from the front, whatever is behind."""
+    torch.save(WEIGHTS, tmp_path / "good.bin")
+    (tmp_path / "p").write_bytes(pickle.dumps(Shell(), protocol=2) + (tmp_path / "good.bin").read_bytes())
+    with pytest.raises(ValueError, match=r"."):
+        suspicious(tmp_path / "p")
+
+
+def test_a_pickle_behind_another_is_read_whatever_its_protocol(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(pickle.dumps(1, protocol=2) + pickle.dumps(Shell(), protocol=0))
+    assert suspicious(tmp_path / "p") == ["posix.system"]
+
+
+@pytest.mark.parametrize("size", [128, 384, 640, 127, 1])
+def test_storages_of_the_older_format_are_not_taken_for_pickles(size: int, tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(size)}, tmp_path / "w.bin", _use_new_zipfile_serialization=False)
+    assert suspicious(tmp_path / "w.bin") == []
+
+
+def test_very_many_names_are_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"\x80\x02" + b"".join(b"cos\nf%d\n" % n for n in range(100_000)) + b".")
+    assert len(suspicious(tmp_path / "p")) == 20
+
+
+def test_a_pickle_larger_than_any_of_torchs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(b"\x80\x02B" + (2**31 - 1).to_bytes(4, "little") + b"x" * 100)
+    with pytest.raises(ValueError, match="more than"):
+        suspicious(tmp_path / "p")
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 no archive", b"\x80\x02garbage"])
 def test_what_is_no_file_of_torch_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(content)

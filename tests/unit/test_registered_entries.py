@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from modelmora.domain.registry.artifact import Artifact, ArtifactFile, digest_of
+from modelmora.domain.registry.artifact import Artifact, ArtifactFile, digest_of, listed
 from modelmora.domain.registry.difference import Difference, differences
 from modelmora.domain.registry.entries import Model, ModelVersion, Running
 from modelmora.domain.registry.lineage import Lineage, Node
@@ -111,7 +111,24 @@ def test_an_artifacts_digest_is_what_sha256sum_makes_of_its_list() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc/passwd", "../up", "a/../b", "a//b", "a/", ".", "./a", "a\\b", "a\nb", "a\0b", "x" * 600]
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../up",
+        "a/../b",
+        "a//b",
+        "a/",
+        ".",
+        "./a",
+        "a\\b",
+        "a\nb",
+        "a\0b",
+        "x" * 600,
+        ".manifest",
+        ".manifest/x",
+        "ü" * 200,
+    ],
 )
 def test_a_path_that_leaves_the_artifact_is_refused(path: str) -> None:
     with pytest.raises(ValidationFailed) as refused:
@@ -126,6 +143,9 @@ def test_a_path_that_leaves_the_artifact_is_refused(path: str) -> None:
         (lambda: replace(CONFIG, bytes=-1), "files.bytes"),
         (lambda: Artifact.of("x", []), "files"),
         (lambda: Artifact.of("x", [CONFIG, CONFIG]), "files.path"),
+        (lambda: Artifact.of("x", [WEIGHTS, replace(CONFIG, path="model")]), "files.path"),
+        (lambda: listed(f"{'ab' * 32}  x\n{'cd' * 32}  x\n".encode()), "files.path"),
+        (lambda: Artifact.of("x", [replace(CONFIG, path=f"{'a/' * 240}{n}") for n in range(9_000)]), "files"),
         (lambda: replace(ARTIFACT, sha256="00" * 32), "sha256"),
         (lambda: replace(VERSION, model="Birds"), "name"),
         (lambda: replace(VERSION, version="1"), "version"),

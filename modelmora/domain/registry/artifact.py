@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ from pathlib import PurePosixPath
 from modelmora.errors import ValidationFailed
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-LONGEST_PATH = 512
+LONGEST_PATH, LONGEST_PART_BYTES = 512, 255
 MOST_FILES = 10_000
+MOST_MANIFEST_BYTES = 4 * 2**20
+MANIFEST = ".manifest"
+"""The name that the list of the files itself has where they lie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +64,10 @@ class Artifact:
             expected = f"1 to {MOST_FILES} files"
             said = f"an artifact of {len(ordered)} files"
             raise ValidationFailed(said, field="files", found=str(len(ordered)), expected=expected)
-        for one, following in itertools.pairwise(ordered):
-            if one.path == following.path:
-                raise ValidationFailed("a file is there twice", field="files.path", found=one.path)
+        _refuse_in_the_way([file.path for file in ordered])
+        if (size := len(manifest_of(ordered))) > MOST_MANIFEST_BYTES:
+            said, expected = "the paths together are too long", f"at most {MOST_MANIFEST_BYTES} bytes"
+            raise ValidationFailed(said, field="files", found=f"{size} bytes", expected=expected)
         return cls(uri=uri, sha256=digest_of(ordered), files=ordered)
 
     @property
@@ -86,6 +89,7 @@ def listed(manifest: bytes) -> tuple[tuple[str, str], ...]:
         sha256, _, path = line.partition("  ")
         file = ArtifactFile(path=path, bytes=0, sha256=sha256)
         found.append((file.path, file.sha256))
+    _refuse_in_the_way([path for path, _ in found])
     return tuple(found)
 
 
@@ -100,7 +104,20 @@ def check_sha256(text: str, *, field: str) -> None:
         raise ValidationFailed("not a SHA-256", field=field, found=text[:64], expected="64 letters 0-9 a-f")
 
 
+def _refuse_in_the_way(paths: list[str]) -> None:
+    """Raises ValidationFailed for a path that is there twice, or is the folder of another."""
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise ValidationFailed("a file is there twice", field="files.path", found=path)
+        if path in folders:
+            raise ValidationFailed("a file is where another's folder is", field="files.path", found=path)
+        seen.add(path)
+
+
 def _inside(path: str) -> bool:
     plain = 0 < len(path) <= LONGEST_PATH and path.isprintable() and "\\" not in path
     parts = PurePosixPath(path).parts
-    return plain and str(PurePosixPath(path)) == path and not path.startswith("/") and ".." not in parts and path != "."
+    whole = str(PurePosixPath(path)) == path and not path.startswith("/") and ".." not in parts and path != "."
+    return plain and whole and parts[0] != MANIFEST and all(len(part.encode()) <= LONGEST_PART_BYTES for part in parts)
