@@ -382,7 +382,8 @@ def test_damaged_weights_are_called_corrupt(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"precision": "int8"}, "'int8'"), ({"engine": "onnxruntime"}, "'onnxruntime' loads what was exported")]
+    ("changes", "said"),
+    [({"precision": "int8"}, "'int8'"), ({"engine": "onnxruntime"}, "'onnxruntime' loads what was exported")],
 )
 def test_what_torch_does_not_do_is_said(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadFailed, match=said):

@@ -373,7 +373,8 @@ def test_a_network_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"precision": "int8"}, "'int8'"), ({"engine": "openvino"}, "'openvino' loads what was exported")]
+    ("changes", "said"),
+    [({"precision": "int8"}, "'int8'"), ({"engine": "openvino"}, "'openvino' loads what was exported")],
 )
 def test_what_torch_does_not_do_is_said(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadFailed, match=said):
