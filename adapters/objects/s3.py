@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
-from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -31,7 +31,8 @@ PART_BYTES = 8 * 2**20
 
 STRIDE = 1_000
 CONNECT_S, READ_S, RETRIES = 5.0, 60.0, 2
-_ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchUpload")
+THREADS, UPLOADS = 16, 8
+_TROUBLES = (MinioException, HTTPError, OSError, ValueError)
 
 
 class S3Objects:
@@ -44,16 +45,24 @@ class S3Objects:
         pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
             retries=urllib3.Retry(total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-            maxsize=16,
+            maxsize=THREADS + UPLOADS,
         )
         self._client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=pool)
+        # Uploads apart: each holds a thread that waits for chunks, which other threads may have to make.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
+        self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="uploads")
 
     async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
-        """See the port."""
+        """See the port. So many uploads at once as there are threads for them; more wait."""
         coming, hashing = f"{COMING}/{secrets.token_hex(16)}", Hashing(chunks)
         source = _Source(aiter(hashing), asyncio.get_running_loop())
         try:
-            await self._ask(lambda: self._send(coming, source), left=source.leave)
+            try:
+                await self._ask(lambda: self._send(coming, source), left=source.leave, on=self._uploads)
+            except DependencyUnavailable:
+                if source.failed is not None:  # what the chunks raise is the caller's own
+                    raise source.failed from None
+                raise
             hashing.check_given(sha256)
             return await self._keep(coming, hashing.sha256, hashing.bytes)
         finally:
@@ -70,9 +79,8 @@ class S3Objects:
 
     async def find(self, sha256: str) -> StoredObject | None:
         """See the port."""
-        try:
-            found = await self._ask(lambda: self._client.stat_object(self._bucket, _key(sha256)))
-        except _Absent:
+        found = await self._look(lambda: self._client.stat_object(self._bucket, _key(sha256)))
+        if found is None:
             return None
         return StoredObject(sha256=sha256, bytes=found.size or 0, changed_at=_moment(found.last_modified))
 
@@ -98,12 +106,17 @@ class S3Objects:
         return Upload(name=name, url=url, expires_at=datetime.now(UTC) + expires)
 
     async def adopt(self, upload: str) -> StoredObject:
-        """See the port."""
+        """See the port. Whoever has the address may still write there: what was digested is kept, by its tag."""
         coming = f"{COMING}/{upload}"
-        hashing = Hashing(self._read(coming, upload))
+        told = await self._look(lambda: self._client.stat_object(self._bucket, coming))
+        if told is None:
+            raise missing(upload)
+        hashing = Hashing(self._read(coming, upload, etag=told.etag))
         async for _ in hashing:
             pass
-        kept = await self._keep(coming, hashing.sha256, hashing.bytes)
+        kept = await self.find(hashing.sha256) or await self._keep(
+            coming, hashing.sha256, hashing.bytes, etag=told.etag
+        )
         await self._ask(lambda: self._client.remove_object(self._bucket, coming))
         return kept
 
@@ -118,19 +131,21 @@ class S3Objects:
 
     async def prepare(self) -> None:
         """Makes the bucket where it is not there; raises DependencyUnavailable."""
-        try:
-            if not await self._ask(lambda: self._client.bucket_exists(self._bucket)):
-                await self._ask(lambda: self._client.make_bucket(self._bucket))
-        except _Absent as cause:  # somebody who may not look
-            raise DependencyUnavailable(f"the object store {self._where} cannot be used: {cause}") from cause
+        if not await self._ask(lambda: self._client.bucket_exists(self._bucket)):
+            await self._ask(lambda: self._client.make_bucket(self._bucket))
+
+    def close(self) -> None:
+        """Lets go of the threads."""
+        for threads in (self._threads, self._uploads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, key: str, source: _Source) -> None:
         """Part by part; blocks. A part that fails ends the whole upload, which the client takes back."""
         self._client.put_object(self._bucket, key, cast(BinaryIO, source), -1, part_size=PART_BYTES)
 
-    async def _keep(self, coming: str, sha256: str, size: int) -> StoredObject:
+    async def _keep(self, coming: str, sha256: str, size: int, *, etag: str | None = None) -> StoredObject:
         """Copied within the store; `compose_object` does so for what is larger than a copy may be as well."""
-        sources = [ComposeSource(self._bucket, coming)]
+        sources = [ComposeSource(self._bucket, coming, match_etag=etag)]
         if size:
             await self._ask(lambda: self._client.compose_object(self._bucket, _key(sha256), sources))
         else:
@@ -140,17 +155,16 @@ class S3Objects:
             raise missing(sha256)
         return found
 
-    async def _read(self, key: str, what: str) -> AsyncGenerator[bytes, None]:
-        try:
-            response = await self._ask(lambda: self._client.get_object(self._bucket, key))
-        except _Absent:
-            raise missing(what) from None
+    async def _read(self, key: str, what: str, *, etag: str | None = None) -> AsyncGenerator[bytes, None]:
+        only: dict[str, Any] = {"request_headers": {"If-Match": etag}} if etag else {}
+        response = await self._look(lambda: self._client.get_object(self._bucket, key, **only))
+        if response is None:
+            raise missing(what)
         try:
             while chunk := await self._ask(lambda: response.read(CHUNK_BYTES)):
                 yield chunk
         finally:
-            response.close()
-            response.release_conn()
+            await self._in_thread(response.close)  # which waits for a read that is under way
 
     async def _listed(self, prefix: str) -> AsyncGenerator[Any, None]:
         """In order; the client asks for more as it is read."""
@@ -159,38 +173,37 @@ class S3Objects:
             for one in some:
                 yield one
 
-    async def _ask(self, work: Callable[[], T], *, left: Callable[[], None] | None = None) -> T:
-        """In a thread; `left` is told when nobody waits any more. Raises DependencyUnavailable, and _Absent."""
-
-        def translated() -> T:
-            with self._translated():
-                return work()
-
+    async def _look(self, work: Callable[[], T]) -> T | None:
+        """None for what the store does not have."""
         try:
-            return await asyncio.to_thread(translated)
+            return await self._in_thread(work)
+        except S3Error as cause:
+            if cause.code == "NoSuchKey":
+                return None
+            raise self._unavailable(cause) from cause
+        except _TROUBLES as cause:
+            raise self._unavailable(cause) from cause
+
+    async def _ask(
+        self, work: Callable[[], T], *, left: Callable[[], None] | None = None, on: ThreadPoolExecutor | None = None
+    ) -> T:
+        """In a thread; `left` is told when nobody waits any more. Raises DependencyUnavailable."""
+        try:
+            return await self._in_thread(work, on)
         except asyncio.CancelledError:
             if left is not None:
                 left()
             raise
+        except (S3Error, *_TROUBLES) as cause:
+            raise self._unavailable(cause) from cause
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except S3Error as cause:
-            if cause.code in _ABSENT:
-                raise _Absent(str(cause)) from cause
-            raise self._unavailable(f"{cause.code}: {cause.message}") from cause
-        except (MinioException, HTTPError, OSError, ValueError) as cause:
-            raise self._unavailable(str(cause)) from cause
+    async def _in_thread(self, work: Callable[[], T], on: ThreadPoolExecutor | None = None) -> T:
+        return await asyncio.get_running_loop().run_in_executor(on or self._threads, work)
 
-    def _unavailable(self, why: str) -> DependencyUnavailable:
+    def _unavailable(self, cause: Exception) -> DependencyUnavailable:
+        why = f"{cause.code}: {cause.message}" if isinstance(cause, S3Error) else str(cause)
         said = f"the object store {self._where} does not do what it is asked: {why}; MODELMORA_OBJECTS_URL names it"
         return DependencyUnavailable(said, retry_after_s=1.0)
-
-
-class _Absent(Exception):
-    """The store does not have it."""
 
 
 class _Source(io.RawIOBase):
@@ -202,6 +215,7 @@ class _Source(io.RawIOBase):
         self._held = bytearray()
         self._waiting: Future[bytes] | None = None
         self._left = False
+        self.failed: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -227,6 +241,9 @@ class _Source(io.RawIOBase):
             return self._waiting.result()
         except CancelledError:
             raise OSError("the upload was given up") from None
+        except Exception as cause:
+            self.failed = cause
+            raise OSError("the caller's chunks ended in an error") from cause
 
     async def _following(self) -> bytes:
         return await anext(self._chunks, b"")
