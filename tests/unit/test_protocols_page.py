@@ -63,7 +63,7 @@ def test_nothing_that_could_be_run_is_overlooked() -> None:
         for line in re.findall(r"^ *(?:`{3,}|~{3,}).*$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     ]
 
-    known = {"```", *(f"```{language}" for language in (*examples.LANGUAGES, "json", "yaml"))}
+    known = {"```", *(f"```{language}" for language in (*examples.LANGUAGES, "json", "yaml", "mermaid"))}
     assert [fence for fence in fences if fence[1] not in known] == []
 
 
