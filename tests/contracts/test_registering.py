@@ -137,6 +137,12 @@ async def test_what_passed_is_approved_by_the_policy(registry: Registry) -> None
     assert told[-2:] == [("ann", "version.validate"), ("policy", "version.approve")]
 
 
+async def test_who_was_cut_off_before_the_policy_spoke_asks_again(registry: Registry) -> None:
+    version = await registry.register()
+    await registry.versions.move("birds", "1.0.0", "validate", by=ANN)
+    assert (await registry.versions.validated(version, by=ANN)).state == "approved"
+
+
 async def test_what_did_not_pass_says_why_until_it_is_tried_again(registry: Registry) -> None:
     await registry.register()
     why = "weights do not fit the architecture"
@@ -196,6 +202,8 @@ async def test_what_is_deployed_or_current_is_not_removed(registry: Registry) ->
     await registry.versions.move("birds", "2.0.0", "deploy", by=ANN)
     with pytest.raises(Conflict, match="make another version current first"):
         await registry.versions.remove("birds", "1.0.0", by=ANN)
+    with pytest.raises(Conflict, match="make another version current first"):
+        await registry.versions.move("birds", "1.0.0", "undeploy", by=ANN)
     with pytest.raises(WrongState, match="undeploy it first"):
         await registry.versions.remove("birds", "2.0.0", by=ANN)
     with pytest.raises(Conflict, match="has versions"):

@@ -87,9 +87,12 @@ class RegistryVersions:
     async def move(
         self, model: str, version: str, move: Move, *, by: Actor, reason: str = "", row: int | None = None
     ) -> ModelVersion:
-        """One step of its life; raises WrongState naming what is allowed, PreconditionFailed, VersionNotFound."""
+        """One step of its life; raises WrongState naming what is allowed, PreconditionFailed, VersionNotFound, and
+        Conflict where the current version is to be undeployed."""
         before = await self._versions.get(model, version)
         _refuse_other(before, row)
+        if move == "undeploy":
+            _refuse_current(await self._models.get(model), before)
         return await self._moved(before, move, by=by, reason=reason)
 
     async def validated(self, version: ModelVersion, *, by: Actor) -> ModelVersion:
@@ -98,8 +101,10 @@ class RegistryVersions:
         Raises WrongState, PreconditionFailed, VersionNotFound.
         """
         before = await self._versions.get(version.model, version.version)
-        after = replace(version, state=before.state, row=before.row).moved("validate", at=self._clock())
-        await self._versions.change(after, change=change(by, "version.validate", before, after))
+        after = before
+        if before.state != "validated":  # else somebody was cut off between the two steps
+            after = replace(version, state=before.state, row=before.row).moved("validate", at=self._clock())
+            await self._versions.change(after, change=change(by, "version.validate", before, after))
         policy = Actor(name=POLICY, request_id=by.request_id)
         return await self._moved(after, "approve", by=policy, reason="no approval is asked for")
 
@@ -128,9 +133,7 @@ class RegistryVersions:
         deployed, PreconditionFailed, VersionNotFound."""
         entry, found = await self._models.get(model), await self._versions.get(model, version)
         _refuse_other(found, row)
-        if entry.current == version:
-            said = f"{found.key} is what {entry.name} stands for; make another version current first"
-            raise Conflict(said, field="version", found=version)
+        _refuse_current(entry, found)
         if found.state == "deployed":
             said = f"{found.key} is deployed; undeploy it first"
             raise WrongState(said, field="state", found=found.state, expected="any other state")
@@ -153,8 +156,8 @@ class RegistryVersions:
 
     async def _let_go(self, entry: Model, *, by: Actor) -> None:
         if entry.current is not None:
-            old = await self._versions.get(entry.name, entry.current)
-            if old.state == "deployed":
+            old, now = await self._versions.get(entry.name, entry.current), await self._models.get(entry.name)
+            if old.state == "deployed" and now.current != entry.current:  # nobody went back to it meanwhile
                 await self._moved(old, "undeploy", by=by)
 
     async def _refuse_absent(self, files: Iterable[ArtifactFile]) -> None:
@@ -185,6 +188,13 @@ _PASSING = ("id", "version", "created_at", "changed_at", "validated_at", "row")
 
 def _content(version: ModelVersion) -> dict[str, object]:
     return {name: value for name, value in told(version).items() if name not in _PASSING}
+
+
+def _refuse_current(entry: Model, version: ModelVersion) -> None:
+    """Raises Conflict for the version that the bare name stands for."""
+    if entry.current == version.version:
+        said = f"{version.key} is what {entry.name} stands for; make another version current first"
+        raise Conflict(said, field="version", found=version.version)
 
 
 def _refuse_other(version: ModelVersion, row: int | None) -> None:
