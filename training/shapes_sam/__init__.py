@@ -1,0 +1,1 @@
+"""The bundled `shapes-sam`: the scenes it learns from, its training and its measurement."""
