@@ -47,8 +47,7 @@ class Form:
 
 
 PREFERRED: tuple[Kind, ...] = ("openvino", "onnxruntime")
-"""Of engines that are installed, the first is at least as fast as the next in every format that both have
-(docs/performance.md)."""
+"""Of those that are installed `auto` looks at the first: OpenVINO computes in bf16 as well."""
 
 REFERENCE = Form("torch", "fp32")
 
@@ -153,7 +152,8 @@ def allowed(spec: ModelSpec, provider: object, device: str) -> tuple[Form, ...]:
             every = (*torch, *_of_best(provider, device))
             if spec.precision != "auto":
                 return tuple(one for one in every if one.precision == spec.precision)
-            return tuple(one for one in every if one not in _slow(every))
+            slow = _slow(every)
+            return tuple(one for one in every if one not in slow)
         case _:
             return tuple(one for one in _exported(provider, device) if one.engine == spec.engine)
 

@@ -96,23 +96,26 @@ async def test_more_pictures_than_fit_are_still_encoded_once_each(opening: Openi
         assert max(most) <= 2 * PLACE
 
 
+async def amid_a_sitting(table: Table, alone: Image) -> dict[int, Outcome[Segmented]]:
+    """One question about a picture while another has the only place; a third, with more questions, waits for it in vain
+    and the sitting goes on. What came of the one question."""
+    async with aclosing(table.parts(PICTURES[0], PROMPTS * 3)) as long:
+        await anext(long)
+        answer = await table.ask(alone, PROMPTS[:1])
+        waiting = await table.ask(PICTURES[2], PROMPTS, within_s=0.5)
+        rest = [outcome async for _, outcome in long]
+    assert {code for code, _ in errors(waiting).values()} == {"deadline_exceeded"}
+    assert len(waiting) == len(PROMPTS)
+    assert all(isinstance(outcome, Ok) for outcome in rest)
+    return answer
+
+
 async def test_a_picture_with_one_question_waits_for_no_place_and_takes_none(
     opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.batching.sittings.SITTING_S", 1_000.0)
     async with opening(places=1) as table:
-        long = table.parts(PICTURES[0], PROMPTS * 3)
-        async with aclosing(long):
-            await anext(long)
-
-            alone = await table.ask(PICTURES[1], PROMPTS[:1])
-            waiting = await table.ask(PICTURES[2], PROMPTS, within_s=0.5)
-            rest = [outcome async for _, outcome in long]
-
-        assert errors(alone) == {}
-        assert {code for code, _ in errors(waiting).values()} == {"deadline_exceeded"}
-        assert len(waiting) == len(PROMPTS)
-        assert all(isinstance(outcome, Ok) for outcome in rest)
+        assert errors(await amid_a_sitting(table, PICTURES[1])) == {}
         assert len(table.encoded) == 2
         assert errors(await table.ask(PICTURES[2])) == {}
 
@@ -122,16 +125,7 @@ async def test_a_single_question_does_not_end_anothers_sitting(
 ) -> None:
     monkeypatch.setattr("runners.batching.sittings.SITTING_S", 1_000.0)
     async with opening(places=1) as table:
-        long = table.parts(PICTURES[0], PROMPTS * 3)
-        async with aclosing(long):
-            await anext(long)
-            assert errors(await table.ask(PICTURES[0], PROMPTS[:1])) == {}
-
-            waiting = await table.ask(PICTURES[2], PROMPTS, within_s=0.5)  # for the place, which is still taken
-            rest = [outcome async for _, outcome in long]
-
-        assert {code for code, _ in errors(waiting).values()} == {"deadline_exceeded"}
-        assert all(isinstance(outcome, Ok) for outcome in rest)
+        assert errors(await amid_a_sitting(table, PICTURES[0])) == {}
         assert len(table.encoded) == 1
 
 

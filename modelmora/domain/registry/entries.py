@@ -58,6 +58,11 @@ class Model:
         for tag in self.tags:
             check_length(tag, field="tags", least=1, most=LONGEST_TAG)
 
+    @property
+    def key(self) -> str:
+        """Its name: what the audit and errors call it."""
+        return self.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:

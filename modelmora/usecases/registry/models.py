@@ -9,9 +9,8 @@ from datetime import datetime
 from modelmora.domain.models import ModelType
 from modelmora.domain.registry.entries import Model
 from modelmora.domain.registry.pages import ModelQuery, Page
-from modelmora.errors import PreconditionFailed
 from modelmora.ports import RegisteredModels
-from modelmora.usecases.registry.trace import Actor, change
+from modelmora.usecases.registry.trace import Actor, change, refuse_other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +77,3 @@ class RegistryModels:
         model = await self._models.get(name_or_id)
         refuse_other(model, row)
         await self._models.remove(model, change=change(by, "model.remove", model, None))
-
-
-def refuse_other(model: Model, row: int | None) -> None:
-    """Raises PreconditionFailed where the model is not as it was read."""
-    if row is not None and row != model.row:
-        said = f"{model.name} was changed meanwhile; read it again"
-        raise PreconditionFailed(said, field="row", found=str(model.row), expected=str(row))

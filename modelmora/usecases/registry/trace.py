@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from modelmora.domain.registry.audit import Change
 from modelmora.domain.registry.entries import Model, ModelVersion
+from modelmora.errors import PreconditionFailed
 
 _MODEL, _VERSION = TypeAdapter(Model), TypeAdapter(ModelVersion)
 
@@ -34,12 +35,19 @@ def change(
     return Change(
         actor=by.name,
         action=action,
-        subject=entry.key if isinstance(entry, ModelVersion) else entry.name,
+        subject=entry.key,
         request_id=by.request_id,
         before=None if before is None else told(before),
         after=None if after is None else told(after),
         reason=reason,
     )
+
+
+def refuse_other(entry: Model | ModelVersion, row: int | None) -> None:
+    """Raises PreconditionFailed where the entry is not as it was read; `row` None: whatever it is."""
+    if row is not None and row != entry.row:
+        said = f"{entry.key} was changed meanwhile; read it again"
+        raise PreconditionFailed(said, field="row", found=str(entry.row), expected=str(row))
 
 
 def told(entry: Model | ModelVersion) -> dict[str, Any]:

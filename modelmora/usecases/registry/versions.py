@@ -13,9 +13,9 @@ from modelmora.domain.registry.lifecycle import Move
 from modelmora.domain.registry.lineage import Lineage, Node
 from modelmora.domain.registry.pages import Page, VersionQuery
 from modelmora.domain.registry.provenance import PerformanceBaseline, TrainingMetadata
-from modelmora.errors import Conflict, Fault, PreconditionFailed, ValidationFailed, WrongState
+from modelmora.errors import Conflict, Fault, ValidationFailed, WrongState
 from modelmora.ports import Lineages, Objects, RegisteredModels, RegisteredVersions
-from modelmora.usecases.registry.trace import POLICY, Actor, change, told
+from modelmora.usecases.registry.trace import POLICY, Actor, change, refuse_other, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class RegistryVersions:
         """One step of its life; raises WrongState naming what is allowed, PreconditionFailed, VersionNotFound, and
         Conflict where the current version is to be undeployed."""
         before = await self._versions.get(model, version)
-        _refuse_other(before, row)
+        refuse_other(before, row)
         if move == "undeploy":
             _refuse_current(await self._models.get(model), before)
         return await self._moved(before, move, by=by, reason=reason)
@@ -116,9 +116,7 @@ class RegistryVersions:
         approved, PreconditionFailed, VersionNotFound.
         """
         entry, chosen = await self._models.get(model), await self._versions.get(model, version)
-        if row is not None and entry.row != row:
-            said = f"{entry.name} was changed meanwhile; read it again"
-            raise PreconditionFailed(said, field="row", found=str(entry.row), expected=str(row))
+        refuse_other(entry, row)
         if chosen.state != "deployed":
             await self._moved(chosen, "deploy", by=by)
         if entry.current == version:
@@ -132,7 +130,7 @@ class RegistryVersions:
         """Its files stay until nothing refers to them. Raises Conflict for the current one, WrongState for one that is
         deployed, PreconditionFailed, VersionNotFound."""
         entry, found = await self._models.get(model), await self._versions.get(model, version)
-        _refuse_other(found, row)
+        refuse_other(found, row)
         _refuse_current(entry, found)
         if found.state == "deployed":
             said = f"{found.key} is deployed; undeploy it first"
@@ -195,9 +193,3 @@ def _refuse_current(entry: Model, version: ModelVersion) -> None:
     if entry.current == version.version:
         said = f"{version.key} is what {entry.name} stands for; make another version current first"
         raise Conflict(said, field="version", found=version.version)
-
-
-def _refuse_other(version: ModelVersion, row: int | None) -> None:
-    if row is not None and row != version.row:
-        said = f"{version.key} was changed meanwhile; read it again"
-        raise PreconditionFailed(said, field="row", found=str(version.row), expected=str(row))
