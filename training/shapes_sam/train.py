@@ -35,19 +35,29 @@ _HEAD = 0.3
 """What the loss of the head counts beside that of the prompts."""
 
 _BALANCED = 600
-"""Steps in which the loss begins balanced between a thing and the rest: no mask at all looks good to the others."""
+"""Steps of the first round in which the loss begins balanced between a thing and the rest.
+
+No mask at all looks good to the others.
+"""
 
 _AGAIN = 0.25
 """So often a second point is set where the first answer is wrong, with that answer as the earlier mask."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Steps of the encoder alone, with prompts on parts of 256 pixels, and with prompts on whole scenes."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Steps with prompts on parts of 256 pixels, then on whole scenes; the rate rises and falls once."""
 
-    sameness: int
     small: int
     whole: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Steps of the encoder alone, and the rounds with prompts that follow."""
+
+    sameness: int
+    rounds: tuple[Round, ...]
 
 
 def train(pool: Pool, plan: Plan, *, seed: int, out: Path) -> Any:
@@ -56,7 +66,8 @@ def train(pool: Pool, plan: Plan, *, seed: int, out: Path) -> Any:
     networks.begin_with_cosines(network)
     learn_sameness(pool, network, head, steps=plan.sameness, seed=seed)
     networks.save(network.state_dict(), out)
-    learn_prompts(pool, network, head, plan=plan, seed=seed + 1, out=out)
+    for number, each in enumerate(plan.rounds):
+        learn_prompts(pool, network, head, each, balanced=0 if number else _BALANCED, seed=seed + 1 + number, out=out)
     return network
 
 
@@ -76,7 +87,9 @@ def learn_sameness(pool: Pool, network: Any, head: Sameness, *, steps: int, seed
         schedule.step()
 
 
-def learn_prompts(pool: Pool, network: Any, head: Sameness, *, plan: Plan, seed: int, out: Path) -> None:
+def learn_prompts(
+    pool: Pool, network: Any, head: Sameness, plan: Round, *, balanced: int, seed: int, out: Path
+) -> None:
     steps = plan.small + plan.whole
     rng = np.random.default_rng(seed)
     weights = [*network.parameters(), *head.parameters()]
@@ -87,7 +100,7 @@ def learn_prompts(pool: Pool, network: Any, head: Sameness, *, plan: Plan, seed:
         drawn = (example(rng, network, pool.scene(int(rng.integers(len(pool)))), part) for _ in range(_PICTURES))
         examples = [one for one in drawn if one is not None]
         if examples:
-            balance = max(0.0, 1 - step / _BALANCED)
+            balance = max(0.0, 1 - step / balanced) if balanced else 0.0
             loss = loss_of(rng, network, head, examples, part, balance=balance)
             progress.step(_descend(optimizer, weights, loss))
         schedule.step()
@@ -191,16 +204,24 @@ class Progress:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scenes", default=3600, show_default=True, help="How many to draw; 0.6 MB of memory each.")
 @click.option("--sameness", default=4600, show_default=True, help="Steps in which the encoder learns alone.")
-@click.option("--small", default=3000, show_default=True, help="Steps with prompts on parts of 256 pixels.")
-@click.option("--whole", default=600, show_default=True, help="Steps with prompts on whole scenes, after that.")
+@click.option(
+    "--round",
+    "rounds",
+    type=(int, int),
+    multiple=True,
+    default=[(3000, 600), (4500, 1400)],
+    show_default=True,
+    help="Steps with prompts on parts of 256 pixels, and on whole scenes after that; once for each round.",
+)
 @click.option("--workers", default=1, show_default=True, help="Processes that draw.")
-def main(out: Path, seed: int, scenes: int, workers: int, **steps: int) -> None:
+def main(out: Path, *, seed: int, scenes: int, workers: int, sameness: int, rounds: list[tuple[int, int]]) -> None:
     """Draw the scenes, train, and write a folder as transformers does."""
     began = time.monotonic()
     torch.set_num_threads(1)  # the same sums in the same order on every machine
     pool = collect(scenes, seed=seed, workers=workers)
     click.echo(f"{len(pool)} scenes drawn in {time.monotonic() - began:.0f} s")
-    network = train(pool, Plan(**steps), seed=seed, out=out)
+    plan = Plan(sameness=sameness, rounds=tuple(Round(*each) for each in rounds))
+    network = train(pool, plan, seed=seed, out=out)
     networks.save(network.state_dict(), out)
     click.echo(f"wrote {out} after {time.monotonic() - began:.0f} s")
 
