@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import structlog
 
-from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.catalogue import Look
 from modelmora.domain.models import ModelRef, ModelSpec
 from modelmora.errors import RETRYABLE, ModelMoraError, NotFound
 from modelmora.ports import Desire, DesiredModels, ModelHost, Wanted, WorkerView
@@ -45,7 +45,7 @@ def pending(
 class Reconciler:
     """Polls the wishes each second; every step may be repeated."""
 
-    def __init__(self, catalogue: Catalogue, desired: DesiredModels, host: ModelHost) -> None:
+    def __init__(self, catalogue: Look, desired: DesiredModels, host: ModelHost) -> None:
         self._catalogue = catalogue
         self._desired = desired
         self._host = host
@@ -84,7 +84,7 @@ class Reconciler:
 
     def _spec(self, desire: Desire) -> ModelSpec | None:
         try:
-            return self._catalogue.get(ModelRef(desire.name, desire.version))
+            return self._catalogue().get(ModelRef(desire.name, desire.version))
         except NotFound:  # declared once, no longer
             return None
 

@@ -19,7 +19,7 @@ def wish(wanted: Wanted, generation: int = 1) -> Desire:
 
 
 def reconciler(world: World) -> Reconciler:
-    return Reconciler(CATALOGUE, world.desires, world.host)
+    return Reconciler(lambda: CATALOGUE, world.desires, world.host)
 
 
 @pytest.mark.parametrize(

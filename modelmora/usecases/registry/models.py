@@ -9,6 +9,7 @@ from datetime import datetime
 from modelmora.domain.models import ModelType
 from modelmora.domain.registry.entries import Model
 from modelmora.domain.registry.pages import ModelQuery, Page
+from modelmora.domain.registry.texts import check_text
 from modelmora.ports import RegisteredModels
 from modelmora.usecases.registry.trace import Actor, change, refuse_other
 
@@ -51,6 +52,7 @@ class RegistryModels:
 
     async def get(self, name_or_id: str) -> Model:
         """Raises ModelNotFound."""
+        check_text(name_or_id, field="model")
         return await self._models.get(name_or_id)
 
     async def find(self, query: ModelQuery) -> Page[Model]:
@@ -59,7 +61,7 @@ class RegistryModels:
 
     async def amend(self, name_or_id: str, amendment: Amendment, *, by: Actor, row: int | None = None) -> Model:
         """With `row`, only as it was when that was read. Raises PreconditionFailed, ModelNotFound, ValidationFailed."""
-        before = await self._models.get(name_or_id)
+        before = await self.get(name_or_id)
         refuse_other(before, row)
         wanted = {
             name: value
@@ -74,6 +76,6 @@ class RegistryModels:
 
     async def remove(self, name_or_id: str, *, by: Actor, row: int | None = None) -> None:
         """Raises Conflict while it has versions, PreconditionFailed, ModelNotFound."""
-        model = await self._models.get(name_or_id)
+        model = await self.get(name_or_id)
         refuse_other(model, row)
         await self._models.remove(model, change=change(by, "model.remove", model, None))
