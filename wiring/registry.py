@@ -34,6 +34,7 @@ def registry_of(database: Database, objects: Objects, roster: Roster, host: Mode
         holds=database.holds,
         new_id=new_id,
         clock=_now,
+        groups=[group.name for group in roster.now.groups],
     )
     holder = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
     return Registry(

@@ -11,6 +11,7 @@ import pytest
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec
+from modelmora.domain.registry.artifact import ArtifactFile
 from modelmora.domain.registry.entries import Running
 from modelmora.errors import (
     DependencyUnavailable,
@@ -18,12 +19,15 @@ from modelmora.errors import (
     ModelNotFound,
     OutOfMemory,
     PreconditionFailed,
+    ValidationFailed,
     VersionNotFound,
     WrongState,
 )
+from modelmora.usecases.registry import Registration
 from modelmora.usecases.registry.roster import Roster
 from tests.fakes import FakeDesires, FakeHost, until
 from tests.registries import ANN, RealRegistry
+from wiring.registry import registry_of
 
 DECLARED = ModelSpec(
     name="birds", version="0.1.0", type="classification", provider="noop", source="bundled:noop", default=True
@@ -125,6 +129,17 @@ async def test_a_version_of_a_group_that_is_not_here_is_not_served_here(world: W
     await world.roster.refresh()
     with pytest.raises(VersionNotFound):
         world.served("birds@1.0.0")
+
+
+async def test_a_group_that_nobody_runs_is_refused_when_it_is_registered(world: World) -> None:
+    await world.registry.models.add("fish", "classification", by=ANN)
+    stored = await world.real.stored(b"weights")
+    file = ArtifactFile(path="weights.safetensors", bytes=stored.bytes, sha256=stored.sha256)
+    given = Registration(version="1.0.0", files=(file,), running=Running(provider="noop", group="gpus"))
+    wired = registry_of(world.real.database, world.real.objects, world.roster, world.host)
+    with pytest.raises(ValidationFailed, match="there is no group 'gpus': groups are fixed") as caught:
+        await wired.versions.register("fish", given, by=ANN)
+    assert (caught.value.field, caught.value.expected) == ("group", "default")
 
 
 async def test_nothing_is_read_while_nothing_changes(world: World) -> None:

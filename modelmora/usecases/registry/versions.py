@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -75,13 +75,16 @@ class RegistryVersions:
         holds: Holds,
         new_id: Callable[[], str],
         clock: Callable[[], datetime],
+        groups: Collection[str] = (),
     ) -> None:
+        """`groups` are those that there are runners of; without any, every group's name is taken."""
         self._models = models
         self._versions = versions
         self._together = together
         self._lineages = lineages
         self._objects = objects
         self._holds = holds
+        self._groups = groups
         self._new_id = new_id
         self._clock = clock
 
@@ -93,6 +96,7 @@ class RegistryVersions:
         of it).
         """
         check_text(model, field="model")
+        self._refuse_homeless(given.running)
         entry = await self._models.get(model)
         artifact = Artifact.of("", given.files)
         now = self._clock()
@@ -256,6 +260,13 @@ class RegistryVersions:
             await self._holds.let_go(version.id)
         except ModelMoraError as error:
             log.warning("files_still_held", model=version.model, version=version.version, code=error.code)
+
+    def _refuse_homeless(self, running: Running) -> None:
+        """Raises ValidationFailed for a group that nobody runs."""
+        if self._groups and running.group not in self._groups:
+            said = f"there is no group {running.group!r}: groups are fixed when the bundle is built"
+            expected = ", ".join(sorted(self._groups))
+            raise ValidationFailed(said, field="group", found=running.group, expected=expected)
 
     async def _refuse_absent(self, files: tuple[ArtifactFile, ...]) -> None:
         """Raises ValidationFailed with every file that the store does not have as it is described."""
