@@ -11,6 +11,7 @@ from modelmora.cli.audit import audit
 from modelmora.cli.classify import classify
 from modelmora.cli.compare import compare
 from modelmora.cli.config import config
+from modelmora.cli.current import current
 from modelmora.cli.diff import diff
 from modelmora.cli.embed import embed
 from modelmora.cli.failures import Program
@@ -37,7 +38,7 @@ def program(debug: bool) -> None:
 COMMANDS = (
     *(embed, classify, segment, compare),
     *(models, load, unload, warmup, pull, verify, tune, health),
-    *(register, versions, lineage, diff, audit, gc),
+    *(register, versions, current, lineage, diff, audit, gc),
     *(serve, config),
 )
 for command in COMMANDS:

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import click
 
+from modelmora.cli.current import make_current, show_current
 from modelmora.cli.moving import shown
 from modelmora.cli.pairs import metrics, values
 from modelmora.cli.screen import print_json, progress, size, waiting
 from modelmora.cli.server import Server, json_option, talks_to_server
-from modelmora.client import ModelInfo, Retry, VersionInfo
-from modelmora.client.registry import SWAP_TIMEOUT_S
+from modelmora.client import Retry, VersionInfo
 from modelmora.client.registry_sync import RegisterOptions
 from modelmora.domain.models import MODEL_TYPES, ModelType
 
@@ -69,8 +69,8 @@ def register(server: Server, as_json: bool, **given: Any) -> None:
         click.echo(_told(found))
     if named.current:
         with waiting(f"make {found.key} current", quiet=as_json):
-            model = asyncio.run(_make_current(server, named))
-        _show_current(model, as_json)
+            model = asyncio.run(make_current(server, named.name, named.version))
+        show_current(model, as_json)
 
 
 def _options(given: Mapping[str, Any]) -> RegisterOptions:
@@ -103,20 +103,8 @@ async def _register(server: Server, named: Named, options: RegisterOptions, quie
             return await client.register(named.path, name=named.name, version=named.version, **options)
 
 
-async def _make_current(server: Server, named: Named) -> ModelInfo:
-    async with server.client() as client:
-        return await client.make_current(named.name, named.version, timeout=server.timeout or SWAP_TIMEOUT_S)
-
-
 def _told(found: VersionInfo) -> str:
     held = size(found.artifact.bytes) if found.artifact else "-"
     lone = found.baseline.get("p50_ms")
     speed = [f"{lone:.1f} ms an item"] if isinstance(lone, int | float) else []
     return "  ".join([found.key, found.state, found.type, str(found.running.get("provider")), held, *speed])
-
-
-def _show_current(model: ModelInfo, as_json: bool) -> None:
-    if as_json:
-        print_json(model)
-    else:
-        click.echo(f"{model.name} stands for {model.current} now")

@@ -200,7 +200,7 @@ class ObjectsSettings(Group):
 
     url: Annotated[str, AfterValidator(_objects_url)] | None = setting(
         "where registered files are kept (unset: objects/ in the data folder)",
-        "file:///absolute/folder or s3+https://key:secret@host:port/bucket, s3+http:// without encryption",
+        "file:///absolute/folder or s3+https://user:password@host:port/bucket, s3+http:// without encryption",
         default=None,
     )
 

@@ -154,6 +154,14 @@ async def test_who_read_an_older_state_changes_nothing(registry: Registry) -> No
     assert await registry.states() == {"1.0.0": "approved"}
 
 
+async def test_amendments_at_once_are_all_made_where_nobody_says_what_he_read(registry: Registry) -> None:
+    await registry.register()
+    wanted = [Amendment(owner="bob"), Amendment(description="of the garden"), Amendment(tags=("small",))]
+    await asyncio.gather(*(registry.models.amend("birds", one, by=ANN) for one in wanted))
+    model = await registry.models.get("birds")
+    assert (model.owner, model.description, model.tags) == ("bob", "of the garden", ("small",))
+
+
 async def test_an_amendment_that_changes_nothing_leaves_no_trace(registry: Registry) -> None:
     model = await registry.models.get("birds")
     assert await registry.models.amend("birds", Amendment(owner="ann", tags=()), by=ANN) == model

@@ -96,6 +96,9 @@ def test_it_becomes_what_its_name_stands_for(registrar: Registrar, folder: Path)
     assert result.stdout.splitlines()[1] == "iris stands for 1.0.0 now"
     assert registrar.models["iris"]["current"] == "1.0.0"
     assert lines(register(folder, "--current", "--json"))[-1]["current"] == "1.0.0"
+    again = run("current", "iris@1.0.0")
+    assert (again.exit_code, again.stdout) == (0, "iris stands for 1.0.0 now\n")
+    assert run("current", "iris").exit_code == 2
 
 
 @pytest.mark.usefixtures("registrar")
