@@ -78,8 +78,9 @@ proto: $(PROTO)/.tools  ## Generate the stubs from modelmora/proto/*.proto
 	PATH="$(CURDIR)/$(PROTO)/bin:$$PATH" $(PROTO)/bin/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. modelmora/proto/*.proto
 
-train: setup  ## Train the bundled model anew
+train: setup  ## Train the bundled models anew
 	$(BIN)/python -m training.shapes_clip.train --out registry/bundled/shapes-clip
+	$(BIN)/python -m training.shapes_sam.train --out registry/bundled/shapes-sam
 
 clean:
 	rm -rf $(VENV) $(PROTO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

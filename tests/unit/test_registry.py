@@ -40,6 +40,9 @@ def test_the_shipped_file_declares_a_model_that_needs_no_network_and_real_ones()
     default = catalogue.default("embedding")
     assert (default.key, default.provider, default.source) == ("shapes-clip@1.0.0", "open_clip", "bundled:shapes-clip")
     assert default.warmup
+    masks = catalogue.default("segmentation")
+    assert (masks.key, masks.provider, masks.source) == ("shapes-sam@1.0.0", "sam", "bundled:shapes-sam")
+    assert not masks.warmup
     fetched = {model.name: model for model in catalogue.models if not model.default}
     assert not any(model.warmup for model in fetched.values())
     assert {name: (model.provider, model.source) for name, model in fetched.items()}.items() >= {

@@ -51,6 +51,14 @@ class Measurement:
     """Of the predicted IoU, absolute."""
 
 
+@dataclass(frozen=True, slots=True)
+class Coins:
+    """The IoU of each coin, asked for by a point in its middle (the best-scored mask) and by its box."""
+
+    by_point: list[float]
+    by_box: list[float]
+
+
 def load(folder: Path) -> Any:
     """segment_anything's own network with the folder's weights, in single precision."""
     network = networks.build()
@@ -80,14 +88,16 @@ def measure(folder: Path, seed: int, *, scenes: int = 100) -> Measurement:
 
 
 @torch.inference_mode()
-def measure_coins(folder: Path) -> list[float]:
-    """The IoU of each coin of the photograph, asked for by a point in its middle: of the best-scored mask."""
+def measure_coins(folder: Path) -> Coins:
+    """Of each coin of the photograph."""
     predictor = SamPredictor(load(folder))
     predictor.set_image(np.stack([coins.photograph()] * 3, axis=-1))
-    found = []
+    found = Coins([], [])
     for truth in coins.outlines():
         masks, scores, _ = predictor.predict(np.array([middle(truth)]), np.array([1]))
-        found.append(overlap(masks[scores.argmax()], truth))
+        found.by_point.append(overlap(masks[scores.argmax()], truth))
+        [by_box], _, _ = predictor.predict(box=np.array(box_of(truth)), multimask_output=False)
+        found.by_box.append(overlap(by_box, truth))
     return found
 
 

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion  # type: ignore[import-untyped]
 
-from modelmora.client import Everything, Point, Prompt, SyncClient, unwrap
+from modelmora.client import Box, Everything, Prompt, SyncClient, unwrap
 from training.shapes_sam import coins
 from training.shapes_sam.coins import Mask
-from training.shapes_sam.evaluate import middle
+from training.shapes_sam.prompts import box_of
 
 MODEL = "shapes-sam"
-EVERYTHING = Everything(points_per_side=24, min_score=0.8, min_stability=0.85, min_area=100)
+EVERYTHING = Everything(points_per_side=24, min_score=0.7, min_stability=0.8, min_area=100)
 """A small network is less sure of itself than the ones that the defaults are made for."""
 
 _LARGER = 2
 _GAP = 12
 
 
-def click_on(client: SyncClient, pixels: NDArray[np.uint8], points: Sequence[tuple[int, int]]) -> list[Mask]:
-    """The best mask of each point; raises what the first prompt that fails fails with."""
-    prompts = [Prompt(points=(Point(x=x, y=y),)) for x, y in points]
+def cut_out(client: SyncClient, pixels: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Mask]:
+    """The mask of each box; raises what the first prompt that fails fails with."""
+    prompts = [Prompt(box=box) for box in boxes]
     answers = client.segment_all(_file(pixels), prompts, model=MODEL)
     return [unwrap(answer).masks[0].to_array() for answer in answers]
 
@@ -40,8 +40,8 @@ def everything_in(client: SyncClient, pixels: NDArray[np.uint8], asked: Everythi
     return sorted(masks, key=lambda mask: -int(mask.sum()))
 
 
-def drawn(pixels: NDArray[np.uint8], masks: Sequence[Mask], points: Sequence[tuple[int, int]] = ()) -> Image.Image:
-    """The photograph with each mask in a color of its own, its edge brighter, and a dot where was clicked."""
+def drawn(pixels: NDArray[np.uint8], masks: Sequence[Mask], boxes: Sequence[Box] = ()) -> Image.Image:
+    """The photograph with each mask in a color of its own, its edge brighter, and the boxes that were asked for."""
     size = (pixels.shape[1] * _LARGER, pixels.shape[0] * _LARGER)
     painted = np.array(Image.fromarray(pixels).convert("RGB").resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
     for place, mask in enumerate(masks):
@@ -52,10 +52,15 @@ def drawn(pixels: NDArray[np.uint8], masks: Sequence[Mask], points: Sequence[tup
         painted[edge] = color
     picture = Image.fromarray(painted.astype(np.uint8))
     canvas = ImageDraw.Draw(picture)
-    for x, y in points:
-        at = ((x + 0.5) * _LARGER, (y + 0.5) * _LARGER)
-        canvas.circle(at, 5, fill="white", outline="black", width=2)
+    for box in boxes:
+        canvas.rectangle([place * _LARGER for place in (box.left, box.top, box.right, box.bottom)], outline="white")
     return picture
+
+
+def around(mask: Mask) -> Box:
+    """The smallest box."""
+    left, top, right, bottom = box_of(mask)
+    return Box(left=left, top=top, right=right, bottom=bottom)
 
 
 def _file(pixels: NDArray[np.uint8]) -> bytes:
@@ -79,15 +84,15 @@ def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
 @click.option("--url", default="grpc://127.0.0.1:50051", show_default=True, help="A server that has shapes-sam.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 def main(url: str, out: Path) -> None:
-    """Left: six coins clicked on in the middle. Right: everything, without being told where."""
+    """Left: each coin by a box around it. Right: everything, without being told where."""
     pixels = coins.photograph()
-    points = [middle(mask) for mask in coins.outlines()][::4]
+    boxes = [around(mask) for mask in coins.outlines()]
     with SyncClient(url) as client:
-        clicked = click_on(client, pixels, points)
+        asked = cut_out(client, pixels, boxes)
         found = everything_in(client, pixels, EVERYTHING)
-    picture = _beside([drawn(pixels, clicked, points), drawn(pixels, found)])
+    picture = _beside([drawn(pixels, asked, boxes), drawn(pixels, found)])
     picture.save(out, quality=85)
-    click.echo(f"{len(clicked)} masks of points, {len(found)} of everything: {out}")
+    click.echo(f"{len(asked)} masks of boxes, {len(found)} of everything: {out}")
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ class Progress:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The folder to write.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scenes", default=3600, show_default=True, help="How many to draw; 0.6 MB of memory each.")
-@click.option("--sameness", default=4600, show_default=True, help="Steps in which the encoder learns alone.")
+@click.option("--sameness", default=3400, show_default=True, help="Steps in which the encoder learns alone.")
 @click.option(
     "--round",
     "rounds",
