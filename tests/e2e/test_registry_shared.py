@@ -14,7 +14,7 @@ from tests.contracts.conftest import postgres_server
 from tests.contracts.object_store import served
 from tests.e2e.registering import register, turned
 from tests.e2e.serving import Server, noop, serve
-from tests.e2e.test_registry import embed, vectors
+from tests.e2e.test_registry_served import embed, vectors
 from tests.support import wait_until
 
 
