@@ -23,10 +23,11 @@ nightly: components  ## Soak, fuzz, chaos, heavy builds
 	CI=true $(BIN)/pytest -m nightly --timeout 3600
 	$(MAKE) endurance
 
-endurance: setup  ## What is promised under strain: bad items, more models than fit, a soak (35 minutes)
+endurance: setup  ## What is promised under strain: bad items, more models than fit, a soak, a swap (40 minutes)
 	$(BIN)/python -m load.bench bad
 	$(BIN)/python -m load.bench zoo
 	$(BIN)/python -m load.bench soak
+	$(BIN)/python -m load.bench swap
 
 check: setup  ## Lint, types, import contracts
 	$(BIN)/ruff check .

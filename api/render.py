@@ -41,7 +41,12 @@ def fault(value: Fault) -> dict[str, Any]:
         "found": value.found,
         "expected": value.expected,
     }
-    return {key: item for key, item in pairs.items() if item is not None}
+    return {key: sayable(item) if isinstance(item, str) else item for key, item in pairs.items() if item is not None}
+
+
+def sayable(text: str) -> str:
+    """A text that may hold what a caller sent, with half surrogate pairs, which UTF-8 has not, spelt out."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def outcomes(values: Sequence[Outcome[Embedded]], encoding: str) -> list[dict[str, Any]]:

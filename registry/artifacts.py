@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed, ModelLoading
 from modelmora.ports import Fetch
 from registry.hub import Hub, Repository
+from registry.weight_cache import WeightCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,22 @@ class FamilyFiles:
 
 
 class LocalArtifacts:
-    """The port `Artifacts` over folders: the bundle's, the operator's, and a cache of the hub's files."""
+    """The port `Artifacts` over folders: the bundle's, the operator's, and caches of the hub's and registered files."""
 
     def __init__(
-        self, bundled: Path, cache: Path, *, files: Callable[[str], FamilyFiles], endpoint: str | None = None
+        self,
+        bundled: Path,
+        cache: Path,
+        *,
+        files: Callable[[str], FamilyFiles],
+        weights: WeightCache,
+        endpoint: str | None = None,
     ) -> None:
         """`files` says what the models of a provider take; `endpoint` is another hub than the public one."""
         self._bundled = bundled
         self._files = files
         self._hub = Hub(cache, endpoint=endpoint)
+        self._weights = weights
 
     def locate(self, model: ModelSpec) -> Path | None:
         """See the port; looks at files only, never at the network."""
@@ -47,14 +55,30 @@ class LocalArtifacts:
                 return self._folder(model, Path(rest))
             case "hub":
                 return self._from_hub(model)
+            case "object":
+                return self._weights.place(rest)
             case _:
-                raise ModelLoadFailed(f"{model.key}: {scheme} sources are not served yet; use bundled:, hub: or file:")
+                raise ModelLoadFailed(f"{model.key}: {scheme} is no source; use bundled:, hub:, file: or object:")
+
+    @asynccontextmanager
+    async def using(self, model: ModelSpec) -> AsyncIterator[Path | None]:
+        """As `locate`; a registered version's files are fetched and checked first, and stay until the block ends.
+
+        Raises DependencyUnavailable, ArtifactCorrupt.
+        """
+        scheme, _, rest = model.source.partition(":")
+        if scheme != "object":
+            yield self.locate(model)
+            return
+        async with self._weights.using(rest) as folder:
+            yield folder
 
     async def fetch(self, model: ModelSpec) -> AsyncGenerator[Fetch, None]:
         """See the port; a consumer that leaves stops the download, and the next one resumes it."""
         licence = None
         try:
-            folder = self.locate(model)
+            async with self.using(model) as folder:
+                pass  # one that was registered is here now
         except ModelLoading:
             async with aclosing(self._download(self._repository(model))) as steps:
                 async for step in steps:

@@ -49,7 +49,7 @@ class WeightCache:
         of in the log. Raises DependencyUnavailable (the store is away or does not have it; this disk is full),
         ArtifactCorrupt where what comes is not what was registered.
         """
-        place, damaged = self._root / sha256, list[str]()
+        place, damaged = self.place(sha256), list[str]()
         for _ in range(TRIES):
             async with self._locked(sha256, fcntl.LOCK_SH):
                 damaged = await self._looked_at(place)
@@ -62,6 +62,10 @@ class WeightCache:
                     await self._mend(sha256, place)
         said = f"{sha256} is damaged each time it was fetched: {', '.join(damaged[:5])}"
         raise ArtifactCorrupt(f"{said}; is the disk of {self._root} in order?")
+
+    def place(self, sha256: str) -> Path:
+        """Where the artifact's files are, or will be."""
+        return self._root / sha256
 
     async def tidy(self, *, keep: str = "") -> list[str]:
         """Removes those that were not used for longest until the rest fits the limit; which. Those in use stay."""

@@ -63,7 +63,7 @@ class RunnerHandle:
         await self._fleet.any_link(model, deadline=deadline)
         links = self._fleet.links(model.group)
         remaining = max(0.0, deadline - time.monotonic())
-        request = pb.ModelRequest(model=model.key, timeout_ms=remaining * 1e3)
+        request = pb.ModelRequest(model=model.key, timeout_ms=remaining * 1e3, spec=wire.spec_to_wire(model))
         calls = (unless_lost(method(link)(request, timeout=remaining), _overdue) for link in links)
         answers = zip(links, await asyncio.gather(*calls), strict=True)
         replies = {link: reply for link, reply in answers if reply is not None}

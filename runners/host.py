@@ -7,8 +7,10 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import structlog
@@ -61,6 +63,21 @@ class HostSettings:
     engines: Path | None = None
 
 
+class Files(Protocol):
+    """The files of models on this machine."""
+
+    def locate(self, model: ModelSpec) -> Path | None:
+        """See `ports.Artifacts`."""
+        ...
+
+    def using(self, model: ModelSpec) -> AbstractAsyncContextManager[Path | None]:
+        """As `locate`; a registered version's files are fetched first, and stay until the block ends.
+
+        Raises DependencyUnavailable, ArtifactCorrupt.
+        """
+        ...
+
+
 class RunnerHost:
     """Serves the models of one group; `start` returns as soon as the socket answers.
 
@@ -73,13 +90,14 @@ class RunnerHost:
         settings: HostSettings,
         catalogue: Catalogue,
         providers: Callable[[str], AnyProvider],
-        locate: Callable[[ModelSpec], Path | None],
+        artifacts: Files,
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
-        self._declared = frozenset(spec.key for spec in catalogue.models)  # copies that pass are nobody else's concern
+        self._declared = {spec.key: spec for spec in catalogue.models}
+        self._told: dict[str, ModelSpec] = {}
         self._providers = providers
-        self._locate = locate
+        self._artifacts = artifacts
         self.changed = Signal()
         self.decisions = Decisions(settings.parity)
         self.examining = asyncio.Lock()
@@ -90,7 +108,7 @@ class RunnerHost:
 
         self.pool = Pool(
             deciding,
-            locate,
+            artifacts.using,
             share=settings.share,
             on_change=self.changed.set,
             convert=lambda spec, folder, device: deciding(spec.provider).convert(spec, folder, device),
@@ -138,12 +156,20 @@ class RunnerHost:
             self.socket.unlink()
 
     def spec(self, model: str) -> ModelSpec:
-        """The declared model of a `name@version`; raises ModelNotFound, VersionNotFound."""
-        return self._catalogue.get(ModelRef.parse(model))
+        """The model of a `name@version` that was declared or told; raises ModelNotFound, VersionNotFound."""
+        return self._declared.get(model) or self._told.get(model) or self._catalogue.get(ModelRef.parse(model))
+
+    def told(self, spec: bytes) -> ModelSpec:
+        """A registered model that a caller knows: from now on it is known here as well. What is declared here stays."""
+        model = wire.spec_of(spec)
+        if model.key not in self._declared:
+            self._told[model.key] = model
+        return self.spec(model.key)
 
     def models(self) -> Sequence[ModelSpec]:
-        """The models of this worker's group."""
-        return self._catalogue.in_group(self._settings.group)
+        """The models of this worker's group, as far as it has heard of them."""
+        known = (*self._declared.values(), *self._told.values())
+        return [spec for spec in known if spec.group == self._settings.group]
 
     @property
     def group(self) -> GroupSpec:
@@ -161,7 +187,11 @@ class RunnerHost:
 
     def locate(self, spec: ModelSpec) -> Path | None:
         """The model's folder on this machine."""
-        return self._locate(spec)
+        return self._artifacts.locate(spec)
+
+    def files(self, spec: ModelSpec) -> AbstractAsyncContextManager[Path | None]:
+        """The model's folder, fetched if it can be, and held until the block ends."""
+        return self._artifacts.using(spec)
 
     def check(self, spec: ModelSpec, task: Task) -> None:
         """Raises CapabilityMissing, naming what the model can do."""
@@ -183,8 +213,12 @@ class RunnerHost:
             resident_bytes=devices.resident(),
             budget_bytes=self.pool.budget_bytes(home),
             held_bytes=self.pool.held_bytes(home),
-            holdings={h.model: h for h in self.pool.holdings() if h.model in self._declared},
+            holdings={h.model: h for h in self.pool.holdings() if self._is_known(h.model)},
         )
+
+    def _is_known(self, model: str) -> bool:
+        """Copies that pass are nobody else's concern."""
+        return model in self._declared or model in self._told
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

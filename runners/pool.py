@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 Convert: TypeAlias = Callable[[ModelSpec, Path | None, str], Coroutine[None, None, None]]
 """Makes the files that loading on a device needs besides the model's own; other models are loaded meanwhile."""
 
+Files: TypeAlias = Callable[[ModelSpec], contextlib.AbstractAsyncContextManager[Path | None]]
+"""The folder of a model, there for as long as it is held."""
+
 RunInQuiet: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Runs the work in a thread while nothing else computes."""
 
@@ -46,7 +49,7 @@ class Pool:
     def __init__(
         self,
         providers: Callable[[str], AnyProvider],
-        locate: Callable[[ModelSpec], Path | None],
+        files: Files,
         *,
         share: devices.Share,
         on_change: Callable[[], None] = lambda: None,
@@ -54,7 +57,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         meters: Callable[[str], Meter] = meter_of,
     ) -> None:
-        self._locate = locate
+        self._files = files
         self._on_change = on_change
         self._convert = convert
         self._clock = clock
@@ -160,9 +163,10 @@ class Pool:
         self._loader.shutdown()
 
     def _entry(self, spec: ModelSpec) -> Entry:
-        if spec.key not in self._entries:
-            self._entries[spec.key] = Entry(spec)
-        return self._entries[spec.key]
+        entry = self._entries.get(spec.key)
+        if entry is None or (entry.spec != spec and entry.claims == 0 and entry.state in ("unloaded", "failed")):
+            entry = self._entries[spec.key] = Entry(spec)
+        return entry
 
     async def _loaded(self, entry: Entry, tell: Tell | None) -> Loaded:
         with entry.telling(tell):
@@ -198,10 +202,10 @@ class Pool:
         spec, started = entry.spec, time.monotonic()
         self._show(entry, "loading")
         try:
-            folder = self._locate(spec)
-            entry.device = await self._loader.prepare(spec)
-            await self._converted(entry, folder)
-            loaded = await self._open_in_room(entry, folder)
+            async with self._files(spec) as folder:
+                entry.device = await self._loader.prepare(spec)
+                await self._converted(entry, folder)
+                loaded = await self._open_in_room(entry, folder)
         except Exception as cause:
             entry.error, entry.loading = _failure(spec, cause), None
             if isinstance(cause, ModelLoadFailed):

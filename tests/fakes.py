@@ -48,6 +48,7 @@ from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.predict import Predict
 from modelmora.usecases.segment import Segment
+from tests.registries import RealRegistry
 
 DIMENSION = 4
 TIMINGS = Timings(queue_ms=1.0, preprocess_ms=2.0, inference_ms=3.0)
@@ -514,9 +515,22 @@ class World:
     limits: Limits = LIMITS
     clock: Clock = field(default_factory=Clock)
     decoding_bytes: int = DECODING_BYTES
+    _kept: RealRegistry | None = None
+
+    @property
+    def kept(self) -> RealRegistry:
+        """The registry and what it stands on."""
+        if self._kept is None:
+            self._kept = RealRegistry(self.catalogue, self.host, self.desires)
+        return self._kept
+
+    async def close(self) -> None:
+        """For those who asked the registry."""
+        if self._kept is not None:
+            await self._kept.close()
 
     def models(self) -> Models:
-        return Models(self.catalogue, CatalogueTraffic(self.catalogue), self.host, self.desires, self.artifacts)
+        return Models(self.kept.roster, CatalogueTraffic(self.catalogue), self.host, self.desires, self.artifacts)
 
     def admission(self) -> Admission:
         return Admission(CatalogueTraffic(self.catalogue), limits=self.limits, hooks=self.hooks, clock=self.clock)
@@ -556,6 +570,7 @@ class World:
             describe=Describe(self.models(), self.describer),
             decoding=Decoding(self.capacity, most_bytes=self.decoding_bytes),
             health=self.health(),
+            registry=self.kept.registry,
             limits=self.limits,
             version="9.9.9",
         )

@@ -11,6 +11,7 @@ from runners.memory.meters import Meter, meter_of
 from runners.pool import Pool
 from tests.fakes import Clock
 from tests.families import GIB, Family, Gate
+from tests.folders import Folders
 from tests.gpus import FakeMeter
 
 
@@ -62,7 +63,7 @@ class PoolFixture:
         share = Share(threads=1, budget_bytes=int(gib * GIB), budgets=budgets, gpu=gpu)
         self.pool = Pool(
             lambda _: self.family,
-            self._locate,
+            Folders(self._locate).using,
             share=share,
             on_change=self._note,
             clock=self.clock,

@@ -32,6 +32,7 @@ def a_version(version: str = "1.0.0", *, model: str = "birds", second: float = 0
     told: dict[str, Any] = {
         "id": f"id-{model}-{version}",
         "type": "classification",
+        "source": f"object:{ARTIFACT.sha256}",
         "artifact": ARTIFACT,
         "running": Running(provider="classifier"),
         "created_at": at,
@@ -42,3 +43,9 @@ def a_version(version: str = "1.0.0", *, model: str = "birds", second: float = 0
 
 def a_change(action: str = "register", subject: str = "birds", **changes: Any) -> Change:
     return Change(actor="ann", action=action, subject=subject, request_id="r-1", **changes)
+
+
+def artifact_of(version: ModelVersion) -> Artifact:
+    """Of one whose files are in the object store."""
+    assert version.artifact is not None
+    return version.artifact

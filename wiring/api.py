@@ -16,7 +16,7 @@ from adapters.database import Database
 from api.core import Core
 from api.grpc.server import GrpcServer
 from modelmora import __version__
-from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.catalogue import Catalogue, Look
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
 from modelmora.errors import ModelMoraError
 from modelmora.settings import Settings
@@ -42,9 +42,10 @@ from runners.hop.fleet import Fleet
 from runners.inference import RunnerInference
 from runners.predicting import RunnerPredictor
 from runners.segmenting import RunnerSegmenter
-from wiring import artifacts_of
+from wiring import artifacts_of, objects_of
 from wiring.footprints import FootprintMemory
 from wiring.pictures import open_pictures
+from wiring.registry import follow_registry, registry_of
 from wiring.runner import runner_host
 
 log = structlog.get_logger(__name__)
@@ -55,11 +56,11 @@ RETRY_S = 2.0
 class CurrentVersions:
     """The port Traffic without rollouts: the named version, else the current one."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Look) -> None:
         self._catalogue = catalogue
 
     def route(self, ref: ModelRef | None, type_: ModelType) -> ModelSpec:
-        return self._catalogue.default(type_) if ref is None else self._catalogue.get(ref)
+        return self._catalogue().default(type_) if ref is None else self._catalogue().get(ref)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -139,19 +140,21 @@ class ApiWorker:
         log.info("api_started", version=__version__, models=len(self.catalogue.models))
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> Application:
-        settings, catalogue = self.settings, self.catalogue
+        settings = self.settings
         settings.make_data_dir()
         database = await Database.open(settings.database.url)
         stack.push_async_callback(database.close)
-        footprints = FootprintMemory(database.footprints, database.leases, catalogue)
+        roster = await follow_registry(database, self.catalogue)
+        footprints = FootprintMemory(database.footprints, database.leases, roster)
         handle, errands = await self._runners(stack, footprints)
+        registry = registry_of(database, objects_of(settings), roster, handle)
         inference = RunnerInference(errands)
-        traffic, limits = CurrentVersions(catalogue), limits_of(settings)
-        models = Models(catalogue, traffic, handle, database.desired, artifacts_of(settings))
+        traffic, limits = CurrentVersions(roster), limits_of(settings)
+        models = Models(roster, traffic, handle, database.desired, artifacts_of(settings))
         health = Health(handle, models, checks={"database": database.ping})
-        reconciler = Reconciler(catalogue, database.desired, handle)
-        _spawn(stack, reconciler.run())
-        _spawn(stack, footprints.keep(handle.workers))
+        reconciler = Reconciler(roster, database.desired, handle)
+        for work in (reconciler.run(), footprints.keep(handle.workers), roster.follow(), registry.validation.run()):
+            _spawn(stack, work)
         admission = Admission(traffic, limits=limits, hooks=[count_inference])
         embed = Embed(admission, inference, inference, open_pictures(settings, stack), capacity=errands)
         return Application(
@@ -165,6 +168,7 @@ class ApiWorker:
             models=models,
             describe=Describe(models, inference),
             decoding=Decoding(errands),
+            registry=registry,
             health=health,
             limits=limits,
             version=__version__,

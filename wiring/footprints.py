@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.catalogue import Look
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import DependencyUnavailable
 from modelmora.ports import Footprint, Footprints, Leases, WorkerView
@@ -21,7 +21,7 @@ class FootprintMemory:
     """Between the runners and the store. A footprint stands under the device and precision that a model declares,
     `auto` being its worker's own device: what the runner knows before it loads the model."""
 
-    def __init__(self, store: Footprints, leases: Leases, catalogue: Catalogue) -> None:
+    def __init__(self, store: Footprints, leases: Leases, catalogue: Look) -> None:
         self._store = store
         self._leases = leases
         self._catalogue = catalogue
@@ -30,7 +30,7 @@ class FootprintMemory:
 
     async def of_group(self, group: str) -> Sequence[Footprint]:
         """What is known of a group's models; nothing while the store is away."""
-        models = {spec.key for spec in self._catalogue.in_group(group)}
+        models = {spec.key for spec in self._catalogue().in_group(group)}
         try:
             return [footprint for footprint in await self._store.all() if footprint.model in models]
         except DependencyUnavailable:
@@ -48,7 +48,7 @@ class FootprintMemory:
         if await self._leases.acquire(LEASE, self._holder, ttl_s=LEASE_TTL_S) is None:
             self._stored.clear()  # another stores now: what stands there may change
             return
-        specs = {spec.key: spec for spec in self._catalogue.models}
+        specs = {spec.key: spec for spec in self._catalogue().models}
         for footprint in measured(workers, specs):
             key = (footprint.model, footprint.device, footprint.precision)
             if self._stored.get(key) != footprint.bytes:

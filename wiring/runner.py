@@ -36,4 +36,4 @@ def runner_host(settings: Settings, catalogue: Catalogue, group: GroupSpec, *, i
         parity=settings.data_dir / "parity",
         engines=settings.data_dir / "engines",
     )
-    return RunnerHost(host, catalogue, families.provider, artifacts_of(settings).locate)
+    return RunnerHost(host, catalogue, families.provider, artifacts_of(settings))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -29,9 +30,17 @@ class AuditTable:
         self._tenant = tenant
         self._clock = clock
 
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that changes what is registered: the only one from its first moment on, so that what it reads
+        still holds when it writes, and no two wait for each other."""
+        async with self._transactions.write() as connection:
+            await self._lock(connection)
+            yield connection
+
     async def append(self, connection: AsyncConnection, change: Change) -> AuditEntry:
-        """Within the caller's transaction, which from here on is the only one that appends."""
-        last = await self._lock(connection)
+        """Within a transaction that is `recording`."""
+        last = await self._head(connection)
         entry = AuditEntry.following(last, change, at=await now(connection, self._clock))
         await connection.execute(insert(table).values(**_row(entry), tenant=self._tenant))
         moved = {"seq": entry.seq, "digest": entry.digest}
@@ -44,9 +53,16 @@ class AuditTable:
         for name in ("subject", "actor", "action"):
             if (value := getattr(query, name)) is not None:
                 statement = statement.where(table.c[name] == value)
+        if query.after is not None:
+            statement = statement.where(table.c.seq > query.after)
         async with self._transactions.read() as connection:
             rows, cursor = await Keyset(table.c.seq, table.c.seq).rows(connection, statement, query.page)
         return Page(tuple(map(_entry, rows)), cursor)
+
+    async def head(self) -> int:
+        """See the port."""
+        async with self._transactions.read() as connection:
+            return (await self._head(connection)).seq
 
     async def broken(self) -> Broken | None:
         """See the port."""
@@ -61,14 +77,15 @@ class AuditTable:
                     return found or broken((), after=last, until=head)
                 last = entries[-1].link
 
-    async def _lock(self, connection: AsyncConnection) -> Link:
+    async def _lock(self, connection: AsyncConnection) -> None:
         first = {"tenant": self._tenant, "seq": BEGINNING.seq, "digest": BEGINNING.digest}
         await connection.execute(upsert(connection, heads).values(**first).on_conflict_do_nothing())
-        return await self._head(connection, locking=True)
+        locked = select(heads.c.seq).where(heads.c.tenant == self._tenant).with_for_update()
+        await connection.execute(locked)
 
-    async def _head(self, connection: AsyncConnection, *, locking: bool = False) -> Link:
+    async def _head(self, connection: AsyncConnection) -> Link:
         query = select(heads.c.seq, heads.c.digest).where(heads.c.tenant == self._tenant)
-        row = (await connection.execute(query.with_for_update() if locking else query)).first()
+        row = (await connection.execute(query)).first()
         return BEGINNING if row is None else Link(*row)
 
 

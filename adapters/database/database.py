@@ -13,10 +13,13 @@ from adapters.database.clock import Clock
 from adapters.database.desired import DesiredModelsTable
 from adapters.database.engine import Transactions, create_engine, sqlite_file, translated
 from adapters.database.footprints import FootprintsTable
+from adapters.database.holds import HoldsTable
+from adapters.database.idempotency import IdempotencyTable
 from adapters.database.leases import LeasesTable
 from adapters.database.lineage import LineageTable
 from adapters.database.migrate import migrate
 from adapters.database.models import ModelsTable
+from adapters.database.together import TogetherTables
 from adapters.database.versions import VersionsTable
 
 
@@ -30,9 +33,12 @@ class Database:
         self.footprints = FootprintsTable(self._transactions, clock=clock)
         self.leases = LeasesTable(self._transactions, clock=clock)
         self.audit = AuditTable(self._transactions, clock=clock)
-        self.models = ModelsTable(self._transactions, self.audit)
-        self.versions = VersionsTable(self._transactions, self.audit)
         self.lineage = LineageTable(self._transactions)
+        self.models = ModelsTable(self._transactions, self.audit)
+        self.versions = VersionsTable(self._transactions, self.audit, self.lineage, clock=clock)
+        self.together = TogetherTables(self.models, self.versions, self.audit)
+        self.holds = HoldsTable(self._transactions, clock=clock)
+        self.idempotency = IdempotencyTable(self._transactions, clock=clock)
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock | None = None) -> Self:

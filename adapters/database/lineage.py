@@ -26,8 +26,12 @@ class LineageTable:
     async def around(self, node: Node) -> Lineage:
         """See the port. A question a generation, not one a node."""
         async with self._transactions.read() as connection:
-            edges = await self._walk(connection, node, towards="parents")
-            edges |= await self._walk(connection, node, towards="children")
+            return await self.walk(connection, node)
+
+    async def walk(self, connection: AsyncConnection, node: Node) -> Lineage:
+        """`around`, within a transaction."""
+        edges = await self._walk(connection, node, towards="parents")
+        edges |= await self._walk(connection, node, towards="children")
         made_of: dict[Node, list[Node]] = {}
         for child, parent in sorted(edges):
             made_of.setdefault(child, []).append(parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, or_, select, update
+from sqlalchemy import ScalarSelect, Select, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +19,14 @@ from modelmora.domain.registry.entries import Model
 from modelmora.domain.registry.pages import ModelQuery, Page
 from modelmora.errors import Conflict, ModelNotFound, PreconditionFailed
 
-_COLUMNS = ("id", "name", "type", "description", "owner", "current", "created_at", "changed_at", "row")
+_FIXED = ("id", "name", "created_at")
+_COLUMNS = (*_FIXED, "type", "description", "owner", "current", "chosen", "changed_at", "row")
+
+
+def name_of(ref: str, *, tenant: str) -> ScalarSelect[str]:
+    """The name of the model that has this name or id; where they are two, of that with the id."""
+    mine = (table.c.tenant == tenant) & or_(table.c.name == ref, table.c.id == ref)
+    return select(table.c.name).where(mine).order_by(table.c.id != ref).limit(1).scalar_subquery()
 
 
 class ModelsTable:
@@ -32,17 +39,13 @@ class ModelsTable:
 
     async def add(self, model: Model, *, change: Change) -> None:
         """See the port."""
-        async with self._transactions.write() as connection:
-            row = {"tenant": self._tenant, **_row(model)}
-            added = upsert(connection, table).values(**row).on_conflict_do_nothing().returning(table.c.id)
-            if (await connection.execute(added)).scalar_one_or_none() is None:
-                raise Conflict(f"there is a model {model.name} already", field="name", found=model.name)
-            await self._tag(connection, model)
+        async with self._audit.recording() as connection:
+            await self.insert(connection, model)
             await self._audit.append(connection, change)
 
     async def get(self, name_or_id: str) -> Model:
         """See the port."""
-        wanted = or_(table.c.name == name_or_id, table.c.id == name_or_id)
+        wanted = table.c.name == name_of(name_or_id, tenant=self._tenant)
         async with self._transactions.read() as connection:
             rows = (await connection.execute(self._all().where(wanted))).mappings().all()
             found = await self._with_tags(connection, rows)
@@ -59,19 +62,13 @@ class ModelsTable:
 
     async def change(self, model: Model, *, change: Change) -> None:
         """See the port."""
-        before = self._mine(model) & (table.c.row == model.row - 1)
-        values = {name: value for name, value in _row(model).items() if name not in ("id", "name", "created_at")}
-        async with self._transactions.write() as connection:
-            changed = await connection.execute(update(table).where(before).values(**values))
-            if not changed.rowcount:
-                raise await self._changed(connection, model)
-            await connection.execute(delete(tags).where(self._tags_of([model.id])))
-            await self._tag(connection, model)
+        async with self._audit.recording() as connection:
+            await self.update(connection, model)
             await self._audit.append(connection, change)
 
     async def remove(self, model: Model, *, change: Change) -> None:
         """See the port."""
-        async with self._transactions.write() as connection:
+        async with self._audit.recording() as connection:
             try:
                 gone = await connection.execute(delete(table).where(self._mine(model) & (table.c.row == model.row)))
             except IntegrityError as cause:
@@ -80,6 +77,24 @@ class ModelsTable:
             if not gone.rowcount:
                 raise await self._changed(connection, model)
             await self._audit.append(connection, change)
+
+    async def insert(self, connection: AsyncConnection, model: Model) -> None:
+        """Within a transaction; raises Conflict where the name is taken."""
+        row = {"tenant": self._tenant, **_row(model)}
+        added = upsert(connection, table).values(**row).on_conflict_do_nothing().returning(table.c.id)
+        if (await connection.execute(added)).scalar_one_or_none() is None:
+            raise Conflict(f"there is a model {model.name} already", field="name", found=model.name)
+        await self._tag(connection, model)
+
+    async def update(self, connection: AsyncConnection, model: Model) -> None:
+        """Within a transaction; raises PreconditionFailed, ModelNotFound."""
+        before = self._mine(model) & (table.c.row == model.row - 1)
+        values = {name: value for name, value in _row(model).items() if name not in _FIXED}
+        changed = await connection.execute(update(table).where(before).values(**values))
+        if not changed.rowcount:
+            raise await self._changed(connection, model)
+        await connection.execute(delete(tags).where(self._tags_of([model.id])))
+        await self._tag(connection, model)
 
     def _all(self) -> Select[Any]:
         return select(table).where(table.c.tenant == self._tenant)

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from sqlalchemy import Column, RowMapping, Select, literal, tuple_
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database.tables import Utc
 from modelmora.domain.registry.pages import Paging
+from modelmora.domain.registry.texts import check_text
 from modelmora.errors import ValidationFailed
 
 Row: TypeAlias = RowMapping
@@ -54,7 +55,7 @@ class Keyset:
             if (name, descending) != (self.by.name, paging.descending):
                 raise ValueError("of another order")
             return _of(self.by, value), _of(self.tie, tie)
-        except (ValueError, TypeError) as cause:
+        except (ValueError, TypeError, OverflowError, ValidationFailed) as cause:
             said = "not a cursor of this list in this order"
             found = (paging.cursor or "")[:80]
             raise ValidationFailed(
@@ -63,9 +64,16 @@ class Keyset:
 
 
 def _of(column: Column[Any], value: Any) -> Any:
-    """The value as the column takes it; raises TypeError, ValueError."""
+    """The value as the column takes it; raises TypeError, ValueError, OverflowError, ValidationFailed."""
     if isinstance(column.type, Utc):
-        return datetime.fromisoformat(value)
-    if not isinstance(value, column.type.python_type):
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("a moment without a time zone")
+        return moment.astimezone(UTC)
+    if type(value) is not column.type.python_type:
         raise TypeError(f"{column.name} is {type(value).__name__}")
+    if isinstance(value, str):
+        check_text(value, field=column.name)
+    elif not -(2**63) <= value < 2**63:
+        raise OverflowError(f"{column.name} is out of range")
     return value

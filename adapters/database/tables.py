@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -96,6 +98,7 @@ models = Table(
     Column("description", Text, nullable=False),
     Column("owner", Text, nullable=False),
     Column("current", Text, nullable=True, comment="the version that the bare name stands for"),
+    Column("chosen", Boolean, nullable=False, comment="by somebody: what is declared does not move it"),
     Column("created_at", Utc, nullable=False),
     Column("changed_at", Utc, nullable=False),
     Column("row", BigInteger, nullable=False, comment="counts the changes"),
@@ -126,7 +129,8 @@ versions = Table(
     Column("rank", SORTED, nullable=False, comment="sorts as semantic versions do"),
     Column("state", Text, nullable=False),
     Column("provider", Text, nullable=False),
-    Column("artifact", Text, nullable=False, comment="its sha256"),
+    Column("artifact", Text, nullable=True, comment="its sha256; NULL: it is not in the object store"),
+    Column("declared", Boolean, nullable=True, comment="NULL: registered by somebody"),
     Column("content", Text, nullable=False, comment="the whole of it as JSON"),
     Column("created_at", Utc, nullable=False),
     Column("changed_at", Utc, nullable=False),
@@ -137,6 +141,69 @@ versions = Table(
     Index("ix_versions_created", "tenant", "created_at", "id"),
     Index("ix_versions_changed", "tenant", "changed_at", "id"),
     Index("ix_versions_artifact", "tenant", "artifact"),
+    Index(
+        "ix_versions_declared",
+        "tenant",
+        "declared",
+        "created_at",
+        "id",
+        sqlite_where=text("declared IS NOT NULL"),
+        postgresql_where=text("declared IS NOT NULL"),
+    ),
+)
+
+version_files = Table(
+    "version_files",
+    metadata,
+    _tenant(),
+    Column("version_id", Text, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    ForeignKeyConstraint(
+        ["tenant", "version_id"],
+        ["versions.tenant", "versions.id"],
+        name="fk_version_files_version",
+        ondelete="CASCADE",
+    ),
+    Index("ix_version_files_sha256", "sha256"),
+)
+"""What refers to an object: an artifact's files, and the list of them. Objects are shared by all tenants."""
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    _tenant(),
+    Column("model", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("source", Text, nullable=False, comment="what alone may come back under that number"),
+    Column("removed_at", Utc, nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    _tenant(),
+    Column("sha256", Text, primary_key=True),
+    Column("holder", Text, primary_key=True, comment="empty: it is condemned"),
+    Column("expires_at", Utc, nullable=False),
+    Index("ix_holds_sha256", "sha256"),
+    Index("ix_holds_holder", "tenant", "holder"),
+)
+"""Objects that must stay though nothing refers to them yet, and those that are being removed; shared by all tenants."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    _tenant(),
+    Column("key", Text, primary_key=True),
+    Column("route", Text, nullable=False),
+    Column("digest", Text, nullable=False, comment="of the request's body"),
+    Column("holder", Text, nullable=False, comment="who answers it"),
+    Column("expires_at", Utc, nullable=False, comment="then, unless it was answered, another may"),
+    Column("status", BigInteger, nullable=True),
+    Column("response", Text, nullable=True, comment="JSON"),
+    Column("done", Boolean, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Index("ix_idempotency_created", "tenant", "created_at"),
 )
 
 lineage = Table(

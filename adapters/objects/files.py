@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from adapters.objects.hashing import Hashing
-from modelmora.errors import DependencyUnavailable
+from modelmora.errors import DependencyUnavailable, ValidationFailed
 from modelmora.ports import StoredObject, Upload
 
 CHUNK_BYTES = 2**20
@@ -28,10 +29,10 @@ class FileObjects:
 
     async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
         """See the port."""
-        coming, hashing = self._root / COMING / secrets.token_hex(16), Hashing(chunks)
+        hashing = Hashing(chunks)
+        with _translated(self._root):
+            file, coming = await asyncio.to_thread(_create, self._root / COMING)
         try:
-            with _translated(self._root):
-                file = await asyncio.to_thread(_create, coming)
             try:
                 async for chunk in hashing:  # what it raises is the caller's own
                     with _translated(self._root):
@@ -39,11 +40,10 @@ class FileObjects:
                 hashing.check_given(sha256)
                 with _translated(self._root):
                     await asyncio.to_thread(_sync, file)
+                    return await asyncio.to_thread(self._keep, coming, hashing.sha256)
             finally:
                 with _translated(self._root):
                     file.close()
-            with _translated(self._root):
-                return await asyncio.to_thread(self._keep, coming, hashing.sha256)
         finally:
             with suppress(OSError):
                 coming.unlink(missing_ok=True)
@@ -101,16 +101,14 @@ class FileObjects:
 
     async def adopt(self, upload: str) -> StoredObject:
         """Nothing comes in that way."""
-        raise missing(upload)
+        raise nothing_came(upload)
 
     async def sweep(self, *, older_than: datetime) -> int:
         """See the port."""
 
         def work() -> int:
-            left = [file for file in (self._root / COMING).glob("*") if _changed_at(file) < older_than]
-            for file in left:
-                file.unlink(missing_ok=True)
-            return len(left)
+            left = [file for file in (self._root / COMING).glob("*") if _older(file, older_than)]
+            return sum(map(_left, left))
 
         with _translated(self._root):
             return await asyncio.to_thread(work)
@@ -122,16 +120,14 @@ class FileObjects:
         """In its place for good; what is there already stays, and is as new again."""
         place = self._place(sha256)
         place.parent.mkdir(parents=True, exist_ok=True)
+        status = coming.stat()
         coming.replace(place)
         descriptor = os.open(place.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        found = _stored(place)
-        if found is None:
-            raise missing(sha256)
-        return found
+        return _told(sha256, status)
 
 
 def missing(what: str) -> DependencyUnavailable:
@@ -139,9 +135,41 @@ def missing(what: str) -> DependencyUnavailable:
     return DependencyUnavailable(f"the object store has no {what}; was it removed beside ModelMora?")
 
 
-def _create(path: Path) -> BinaryIO:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path.open("xb")
+def nothing_came(upload: str) -> ValidationFailed:
+    """To whoever asks to keep what nobody put there."""
+    said = "nothing was put there, or it was kept already"
+    return ValidationFailed(said, field="name", found=upload, expected="the name of an upload that is complete")
+
+
+def _create(folder: Path) -> tuple[BinaryIO, Path]:
+    """A new file, and where; whoever writes it holds its lock, by which it is known from what was left."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    while True:
+        path = folder / secrets.token_hex(16)
+        file = path.open("xb")
+        if _locked(file) and os.fstat(file.fileno()).st_nlink:
+            return file, path
+        file.close()  # swept before it was locked
+
+
+def _left(path: Path) -> bool:
+    """Removes an upload that nobody writes any more; whether it was one."""
+    try:
+        with path.open("rb") as file:
+            if not _locked(file):
+                return False
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync(file: BinaryIO) -> None:
@@ -154,17 +182,24 @@ def _stored(path: Path) -> StoredObject | None:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return StoredObject(
-        sha256=path.name, bytes=status.st_size, changed_at=datetime.fromtimestamp(status.st_mtime, tz=UTC)
-    )
+    return _told(path.name, status)
+
+
+def _told(sha256: str, status: os.stat_result) -> StoredObject:
+    changed_at = datetime.fromtimestamp(status.st_mtime, tz=UTC)
+    return StoredObject(sha256=sha256, bytes=status.st_size, changed_at=changed_at)
 
 
 def _stored_in(folder: Path) -> list[StoredObject | None]:
     return [_stored(file) for file in sorted(folder.iterdir())]
 
 
-def _changed_at(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
+def _older(path: Path, than: datetime) -> bool:
+    """An upload that ended this moment is not."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC) < than
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from minio.commonconfig import ComposeSource
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from adapters.objects.files import CHUNK_BYTES, COMING, KEPT, missing
+from adapters.objects.files import CHUNK_BYTES, COMING, KEPT, missing, nothing_came
 from adapters.objects.hashing import Hashing
 from modelmora.errors import DependencyUnavailable
 from modelmora.ports import StoredObject, Upload
@@ -30,7 +30,8 @@ PART_BYTES = 8 * 2**20
 """So much of an upload is in memory, in each direction; 10,000 parts of it are 80 GB."""
 
 STRIDE = 1_000
-CONNECT_S, READ_S, RETRIES = 5.0, 60.0, 2
+CONNECT_S, READ_S, QUESTION_S, RETRIES = 5.0, 60.0, 10.0, 2
+"""How long a connection, a piece of a file and the answer to a question may take, and how often it is tried again."""
 THREADS, UPLOADS = 16, 8
 _TROUBLES = (MinioException, HTTPError, OSError, ValueError)
 
@@ -42,12 +43,9 @@ class S3Objects:
         """`endpoint` is a host and a port; nothing is asked yet."""
         self._bucket = bucket
         self._where = f"{'https' if secure else 'http'}://{endpoint}/{bucket}"
-        pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-            retries=urllib3.Retry(total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-            maxsize=THREADS + UPLOADS,
-        )
-        self._client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=pool)
+        keys = (endpoint, access_key, secret_key)
+        self._client = Minio(*keys, secure=secure, http_client=_connections(READ_S))
+        self._asking = Minio(*keys, secure=secure, http_client=_connections(QUESTION_S))
         # Uploads apart: each holds a thread that waits for chunks, which other threads may have to make.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
         self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="uploads")
@@ -68,7 +66,7 @@ class S3Objects:
         finally:
             source.leave()
             with suppress(DependencyUnavailable):
-                await asyncio.shield(self._ask(lambda: self._client.remove_object(self._bucket, coming)))
+                await asyncio.shield(self._ask(lambda: self._asking.remove_object(self._bucket, coming)))
 
     async def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
         """See the port."""
@@ -79,7 +77,7 @@ class S3Objects:
 
     async def find(self, sha256: str) -> StoredObject | None:
         """See the port."""
-        found = await self._look(lambda: self._client.stat_object(self._bucket, _key(sha256)))
+        found = await self._look(lambda: self._asking.stat_object(self._bucket, _key(sha256)))
         if found is None:
             return None
         return StoredObject(sha256=sha256, bytes=found.size or 0, changed_at=_moment(found.last_modified))
@@ -87,7 +85,7 @@ class S3Objects:
     async def remove(self, sha256: str) -> bool:
         """See the port."""
         there = await self.find(sha256) is not None
-        await self._ask(lambda: self._client.remove_object(self._bucket, _key(sha256)))
+        await self._ask(lambda: self._asking.remove_object(self._bucket, _key(sha256)))
         return there
 
     async def all(self) -> AsyncGenerator[StoredObject, None]:
@@ -101,23 +99,27 @@ class S3Objects:
         """See the port."""
         name, expires = secrets.token_hex(16), timedelta(seconds=expires_s)
         url = await self._ask(
-            lambda: self._client.presigned_put_object(self._bucket, f"{COMING}/{name}", expires=expires)
+            lambda: self._asking.presigned_put_object(self._bucket, f"{COMING}/{name}", expires=expires)
         )
         return Upload(name=name, url=url, expires_at=datetime.now(UTC) + expires)
 
     async def adopt(self, upload: str) -> StoredObject:
         """See the port. Whoever has the address may still write there: what was digested is kept, by its tag."""
         coming = f"{COMING}/{upload}"
-        told = await self._look(lambda: self._client.stat_object(self._bucket, coming))
+        told = await self._look(lambda: self._asking.stat_object(self._bucket, coming))
         if told is None:
-            raise missing(upload)
+            raise nothing_came(upload)
         hashing = Hashing(self._read(coming, upload, etag=told.etag))
         async for _ in hashing:
             pass
-        kept = await self.find(hashing.sha256) or await self._keep(
-            coming, hashing.sha256, hashing.bytes, etag=told.etag
-        )
-        await self._ask(lambda: self._client.remove_object(self._bucket, coming))
+        there = await self.find(hashing.sha256)
+        try:  # as new again, where it was there
+            kept = await self._keep(coming, hashing.sha256, hashing.bytes, etag=told.etag)
+        except DependencyUnavailable:
+            if there is None:
+                raise
+            kept = there
+        await self._ask(lambda: self._asking.remove_object(self._bucket, coming))
         return kept
 
     async def sweep(self, *, older_than: datetime) -> int:
@@ -125,14 +127,14 @@ class S3Objects:
         swept = 0
         async for one in self._listed(f"{COMING}/"):
             if _moment(one.last_modified) < older_than:
-                await self._ask(partial(self._client.remove_object, self._bucket, one.object_name))
+                await self._ask(partial(self._asking.remove_object, self._bucket, one.object_name))
                 swept += 1
-        return swept
+        return swept + await self._ask(partial(self._give_up, older_than))
 
     async def prepare(self) -> None:
         """Makes the bucket where it is not there; raises DependencyUnavailable."""
-        if not await self._ask(lambda: self._client.bucket_exists(self._bucket)):
-            await self._ask(lambda: self._client.make_bucket(self._bucket))
+        if not await self._ask(lambda: self._asking.bucket_exists(self._bucket)):
+            await self._ask(lambda: self._asking.make_bucket(self._bucket))
 
     def close(self) -> None:
         """Lets go of the threads."""
@@ -142,6 +144,19 @@ class S3Objects:
     def _send(self, key: str, source: _Source) -> None:
         """Part by part; blocks. A part that fails ends the whole upload, which the client takes back."""
         self._client.put_object(self._bucket, key, cast(BinaryIO, source), -1, part_size=PART_BYTES)
+
+    def _give_up(self, older_than: datetime) -> int:
+        """Uploads in parts that nobody will end; blocks. The client has these two calls for itself alone."""
+        given_up, marker = 0, None
+        while True:
+            page = self._asking._list_multipart_uploads(self._bucket, key_marker=marker)
+            for one in page.uploads:
+                if _moment(one.initiated_time) < older_than:
+                    self._asking._abort_multipart_upload(self._bucket, one.object_name, one.upload_id or "")
+                    given_up += 1
+            if not page.is_truncated or page.next_key_marker in (None, marker):
+                return given_up
+            marker = page.next_key_marker
 
     async def _keep(self, coming: str, sha256: str, size: int, *, etag: str | None = None) -> StoredObject:
         """Copied within the store; `compose_object` does so for what is larger than a copy may be as well."""
@@ -168,7 +183,7 @@ class S3Objects:
 
     async def _listed(self, prefix: str) -> AsyncGenerator[Any, None]:
         """In order; the client asks for more as it is read."""
-        found = self._client.list_objects(self._bucket, prefix=prefix, recursive=True)
+        found = self._asking.list_objects(self._bucket, prefix=prefix, recursive=True)
         while some := await self._ask(lambda: list(islice(found, STRIDE))):
             for one in some:
                 yield one
@@ -247,6 +262,14 @@ class _Source(io.RawIOBase):
 
     async def _following(self) -> bytes:
         return await anext(self._chunks, b"")
+
+
+def _connections(read_s: float) -> urllib3.PoolManager:
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
+        retries=urllib3.Retry(total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+        maxsize=THREADS + UPLOADS,
+    )
 
 
 def _key(sha256: str) -> str:

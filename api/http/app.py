@@ -25,7 +25,11 @@ from api.http.models import model_router
 from api.http.openai import openai_routes
 from api.http.predict import predict_routes
 from api.http.probes import probe_router
-from api.http.routes import openapi_of
+from api.http.registry_artifacts import artifact_router, artifact_routes
+from api.http.registry_audit import audit_router
+from api.http.registry_models import registered_model_router
+from api.http.registry_versions import version_router
+from api.http.routes import openapi_of, unbounded
 from api.http.segment import segment_routes
 from api.http.stream import stream_routes
 from api.oip.http import oip_routes
@@ -63,9 +67,11 @@ def create_app(
         *segment_routes(core),
         *predict_routes(core),
         *compare_routes(core),
+        *artifact_routes(core),
     ]
     app.router.routes[:0] = hot
-    app.include_router(model_router(core))
+    for control in (registered_model_router, version_router, model_router, artifact_router, audit_router):
+        app.include_router(control(core))
     app.include_router(probe_router(core))
     for error in (ModelMoraError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(error, problems.on_error)
@@ -79,7 +85,7 @@ def create_app(
     return Front(
         wrapped,
         max_body_bytes=max_body_bytes,
-        unbounded=frozenset(route.path for route in hot if not route.bounded),
+        unbounded=unbounded(hot),
         refusal=refusal,
         routes=app.routes,
     )

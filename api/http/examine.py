@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
@@ -10,10 +9,9 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.calls import TIMEOUT
 from api.core import Core
 from api.http.ndjson import Lines, line
-from api.http.routes import PERMISSION, deadline_of
+from api.http.routes import PERMISSION, patience_of
 from modelmora.errors import InternalError
 from modelmora.ports import Examination
 
@@ -36,9 +34,7 @@ def add_examining(router: APIRouter, core: Core) -> None:
     def examined(request: Request, ref: str, what: Examination) -> Response:
         """A request without a deadline gets the longest."""
         application = core.get()
-        longest = time.monotonic() + application.limits.max_timeout_ms / 1e3
-        deadline = deadline_of(request, application) if TIMEOUT in request.headers else longest
-        steps = cast(Steps, application.models.examine(ref, what, deadline=deadline))
+        steps = cast(Steps, application.models.examine(ref, what, deadline=patience_of(request, application)))
         return Lines(_lines(steps, f"{what} of {ref}"))
 
 

@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 class Front:
     """Wraps the whole application; `refusal` says why nothing may be served (None: everything may).
 
-    The paths in `unbounded` have no limit of the whole body. `routes` are the application's, for those who look at
-    what is served.
+    The requests of which `unbounded` holds have no limit of the whole body. `routes` are the application's, for those
+    who look at what is served.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Front:
         app: ASGIApp,
         *,
         max_body_bytes: int,
-        unbounded: frozenset[str] = frozenset(),
+        unbounded: Callable[[Scope], bool] = lambda scope: False,
         refusal: Callable[[], ModelMoraError | None] = lambda: None,
         routes: Sequence[BaseRoute] = (),
     ) -> None:
@@ -50,7 +50,7 @@ class Front:
         state["request_id"] = calls.request_id(headers.get(calls.REQUEST_ID))
         answer = _Answer(send, state["request_id"])
         started = time.monotonic()
-        await self._serve(scope, self._bounded(scope["path"], headers, receive), answer)
+        await self._serve(scope, self._bounded(scope, headers, receive), answer)
         self._leave_trace(scope, answer.status, time.monotonic() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
@@ -71,9 +71,9 @@ class Front:
         if not answer.started:
             await problems.response(error, Request(scope))(scope, receive, answer)
 
-    def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
+    def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """Counts the body as it comes; a declared length beyond the limit is refused unread."""
-        if path in self._unbounded:
+        if self._unbounded(scope):
             return receive
         limit, seen = self._max_body_bytes, 0
         declared = headers.get("content-length", "0")

@@ -35,7 +35,7 @@ def problem(error: ModelMoraError, request_id: str, status: int) -> dict[str, An
         "type": f"urn:modelmora:error:{error.code}",
         "title": STATUSES[error.code].title,
         "status": status,
-        "detail": error.detail,
+        "detail": render.sayable(error.detail),
         "code": error.code,
         "request_id": request_id,
     }

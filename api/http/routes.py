@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
-from api import calls
+from api import calls, render
 from api.permissions import Permission
 from modelmora.domain.inference import Call
 from modelmora.usecases.application import Application
@@ -57,6 +59,30 @@ def call_of(request: Request, application: Application, *, truncate: bool = Fals
 def deadline_of(request: Request, application: Application) -> float:
     """The caller's deadline on `time.monotonic()`."""
     return call_of(request, application).deadline
+
+
+def patience_of(request: Request, application: Application) -> float:
+    """The caller's deadline for what takes long: without one of his own the longest."""
+    if calls.TIMEOUT in request.headers:
+        return deadline_of(request, application)
+    return time.monotonic() + application.limits.max_timeout_ms / 1e3
+
+
+def unbounded(routes: Iterable[HotRoute]) -> Callable[[Scope], bool]:
+    """Whether a request is for one of those routes that are not `bounded`."""
+    free = [route for route in routes if not route.bounded]
+    plain = frozenset((route.method.upper(), route.path) for route in free if not route.param_convertors)
+    others = [route for route in free if route.param_convertors]
+
+    def asked(scope: Scope) -> bool:
+        return (scope["method"], scope["path"]) in plain or any(r.matches(scope)[0] is Match.FULL for r in others)
+
+    return asked
+
+
+def json_answer(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """What most routes of the control plane answer."""
+    return Response(render.to_json(value), status, headers, "application/json")
 
 
 def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:

@@ -15,7 +15,7 @@ from load.bench import machine, plan, profile, subjects, tables, wrk
 from load.bench import start as starting
 from load.bench.options import JSON, QUICK, WORK, run_folder, say, write, write_json
 from load.bench.plan import ALL_POINTS, PAIRED_POINTS, PAIRED_WHEN_ASKED, Party, Point
-from load.bench.scenarios import bad, soak, zoo
+from load.bench.scenarios import bad, soak, swap, zoo
 from load.bench.stats import MIN_PAIRS
 from modelmora.domain.models import Engine
 
@@ -144,7 +144,7 @@ def hop(*, callers: int, plain: bool, profiled: bool, quick: bool, file: Path | 
     click.echo(table)
 
 
-for scenario in (bad, zoo, soak):
+for scenario in (bad, zoo, soak, swap):
     main.add_command(scenario)
 
 

@@ -11,6 +11,7 @@ import click
 from load.bench import bad as badly
 from load.bench import machine, subjects, verdicts
 from load.bench import soak as soaking
+from load.bench import swap as swapping
 from load.bench import zoo as keeping
 from load.bench.options import JSON, QUICK, WORK, run_folder, say, write_json
 from load.bench.verdicts import Report
@@ -68,6 +69,18 @@ def soak(
     with run_folder(work) as folder:
         subject = replace(subjects.prepare(model, work), precision=precision)
         found = soaking.soak(subject, folder, minutes=minutes, callers=callers, quick=quick, say=say)
+    _end([found], file)
+
+
+@click.command()
+@_MODEL
+@QUICK
+@JSON
+@WORK
+def swap(*, model: subjects.Name, quick: bool, file: Path | None, work: Path) -> None:
+    """Another version is made current under load."""
+    with run_folder(work) as folder:
+        found = swapping.swap(subjects.prepare(model, work), folder, quick=quick, say=say)
     _end([found], file)
 
 

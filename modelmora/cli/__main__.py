@@ -7,18 +7,25 @@ import os
 import click
 
 from modelmora import __version__
+from modelmora.cli.audit import audit
 from modelmora.cli.classify import classify
 from modelmora.cli.compare import compare
 from modelmora.cli.config import config
+from modelmora.cli.current import current
+from modelmora.cli.diff import diff
 from modelmora.cli.embed import embed
 from modelmora.cli.failures import Program
+from modelmora.cli.gc import gc
 from modelmora.cli.health import health
+from modelmora.cli.lineage import lineage
 from modelmora.cli.models import load, models, unload, warmup
 from modelmora.cli.pull import pull
+from modelmora.cli.register import register
 from modelmora.cli.segment import segment
 from modelmora.cli.serve import serve
 from modelmora.cli.tune import tune
 from modelmora.cli.verify import verify
+from modelmora.cli.versions import versions
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +38,7 @@ def program(debug: bool) -> None:
 COMMANDS = (
     *(embed, classify, segment, compare),
     *(models, load, unload, warmup, pull, verify, tune, health),
+    *(register, versions, current, lineage, diff, audit, gc),
     *(serve, config),
 )
 for command in COMMANDS:

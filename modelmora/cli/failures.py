@@ -16,7 +16,7 @@ _HINTS: Final = {
     "unauthenticated": "put a valid token into MODELMORA_TOKEN",
     "permission_denied": "the token in MODELMORA_TOKEN lacks the permission: ask who runs the server",
     "model_not_found": "`modelmora models` lists the models there are",
-    "version_not_found": "`modelmora models NAME` shows the versions there are",
+    "version_not_found": "`modelmora versions NAME` shows the versions there are",
     "model_loading": "`modelmora pull NAME` fetches its files and shows how far it is",
     "model_load_failed": "`modelmora models NAME` shows the state and the reason",
     "artifact_corrupt": "fetch the model's files again: `modelmora pull NAME`",

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Protocol
 
 import click
@@ -26,9 +27,13 @@ class _Silent:
 
 
 def print_json(value: Any) -> None:
-    """One line; dataclasses as objects. What is no Unicode, as a file's name may be, is escaped."""
-    text = json.dumps(value, default=asdict, ensure_ascii=False)
+    """One line; dataclasses as objects, moments as RFC 3339 has them. What is no Unicode (a file's name) is escaped."""
+    text = json.dumps(value, default=_plain, ensure_ascii=False)
     click.echo(text.encode(errors="backslashreplace").decode())
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else asdict(value)
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

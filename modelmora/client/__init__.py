@@ -13,6 +13,15 @@ from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
 from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
+from modelmora.client.registered import (
+    AuditInfo,
+    AuditVerdict,
+    Collected,
+    FieldDifference,
+    LineageInfo,
+    Transfer,
+    VersionInfo,
+)
 from modelmora.client.retry import Retry
 from modelmora.client.segmentation import Mask, Segmentation
 from modelmora.client.sync import SyncClient
@@ -21,11 +30,14 @@ from modelmora.client.transport import Transport
 from modelmora.domain.classification import Class
 from modelmora.domain.inference import Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
+from modelmora.domain.registry.provenance import Metric
 from modelmora.domain.segmentation import Box, Everything, Point, Prompt
 from modelmora.domain.tensors import Tensor
 from modelmora.errors import (
     AccessError,
+    ArtifactCorrupt,
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     DependencyUnavailable,
     InputError,
@@ -36,30 +48,41 @@ from modelmora.errors import (
     NotFound,
     OutOfMemory,
     Overloaded,
+    PreconditionFailed,
     SchemaMismatch,
     StateError,
     Unavailable,
+    ValidationFailed,
+    VersionNotFound,
     WrongState,
 )
 
 __all__ = [
     "AccessError",
     "Array",
+    "ArtifactCorrupt",
+    "AuditInfo",
+    "AuditVerdict",
     "Box",
     "Cancelled",
     "Class",
     "Classification",
     "Client",
+    "Collected",
     "Comparison",
+    "Conflict",
     "DeadlineExceeded",
     "DependencyUnavailable",
     "Embedding",
     "Everything",
     "Failed",
+    "FieldDifference",
     "Image",
     "InputError",
     "InternalError",
+    "LineageInfo",
     "Mask",
+    "Metric",
     "ModelInfo",
     "ModelLoading",
     "ModelMoraError",
@@ -70,6 +93,7 @@ __all__ = [
     "Outcome",
     "Overloaded",
     "Point",
+    "PreconditionFailed",
     "Prediction",
     "Progress",
     "Prompt",
@@ -80,8 +104,12 @@ __all__ = [
     "SyncClient",
     "Tensor",
     "Text",
+    "Transfer",
     "Transport",
     "Unavailable",
+    "ValidationFailed",
+    "VersionInfo",
+    "VersionNotFound",
     "WrongState",
     "tensor",
     "unwrap",

@@ -1,4 +1,4 @@
-"""The one client: embedding and the control half; contents in, outcomes out, with retries and deadlines."""
+"""The one client: embedding, the registry, the control half; contents in, outcomes out, with retries and deadlines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
 from modelmora.client.pictures import read, read_each
 from modelmora.client.progress import Progress
+from modelmora.client.registry import Registry
 from modelmora.client.session import noted, noted_in, positive
 from modelmora.client.tasks import Tasks
 from modelmora.client.transport import Transport
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 600.0
 
 
-class Client(Tasks):
+class Client(Registry, Tasks):
     """A server, by URL: `grpc[s]://host:port` or `http[s]://host:port`.
 
     Belongs to the event loop it is first used in; connects on first use. `control_url` is where

@@ -15,6 +15,7 @@ from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
 from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
+from modelmora.client.registry_sync import SyncRegistry
 from modelmora.client.retry import Retry
 from modelmora.client.segmentation import Segmentation
 from modelmora.client.transport import Transport
@@ -100,7 +101,7 @@ class LoadOptions(TypedDict, total=False):
     timeout: float
 
 
-class SyncClient:
+class SyncClient(SyncRegistry):
     """`Client` for code without an event loop; each method waits for the async one of the same name.
 
     Safe to use from several threads. Close it, or use it in a `with` statement.

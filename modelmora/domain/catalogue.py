@@ -1,10 +1,11 @@
-"""The declared models and groups, and the questions asked of them."""
+"""The models and groups there are, and the questions asked of them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
 from modelmora.errors import ModelNotFound, VersionNotFound
@@ -12,33 +13,48 @@ from modelmora.errors import ModelNotFound, VersionNotFound
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """An immutable set of models; of several versions of a name the last declared is current."""
+    """An immutable set of models; a name stands for its `current` version, and without one for the last of its name."""
 
     models: tuple[ModelSpec, ...] = ()
     groups: tuple[GroupSpec, ...] = ()
+    current: Mapping[str, str] = field(default_factory=dict)
+    _versions: Mapping[str, Mapping[str, ModelSpec]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        versions: dict[str, dict[str, ModelSpec]] = {}
+        for model in self.models:
+            versions.setdefault(model.name, {})[model.version] = model
+        object.__setattr__(self, "_versions", versions)
 
     def get(self, ref: ModelRef) -> ModelSpec:
         """The model `ref` names; raises ModelNotFound or VersionNotFound, naming what there is."""
-        versions = [m for m in self.models if m.name == ref.name]
+        versions = self._versions.get(ref.name)
         if not versions:
             raise ModelNotFound(f"no model {ref.name!r}{self._nearest(ref.name)}", field="model", found=ref.name)
+        *_, last = versions.values()
         if ref.version is None:
-            return versions[-1]
-        for model in versions:
-            if model.version == ref.version:
-                return model
-        have = ", ".join(m.version for m in versions)
+            return versions.get(self.current.get(ref.name, ""), last)
+        if ref.version in versions:
+            return versions[ref.version]
+        have = ", ".join(versions)
         raise VersionNotFound(f"{ref.name} has no version {ref.version}; it has {have}", field="model", found=str(ref))
+
+    def find(self, name: str, version: str) -> ModelSpec | None:
+        """None where there is no such version."""
+        return self._versions.get(name, {}).get(version)
 
     def of_type(self, type_: ModelType) -> Sequence[ModelSpec]:
         """The models of a type, the default one first."""
         return sorted((m for m in self.models if m.type == type_), key=lambda m: not m.default)
 
     def default(self, type_: ModelType) -> ModelSpec:
-        """The model a request gets that names none; raises ModelNotFound when a type has none."""
+        """The model a request gets that names none: the default's current version.
+
+        Raises ModelNotFound when a type has none.
+        """
         for model in self.models:
             if model.type == type_ and model.default:
-                return model
+                return self.get(ModelRef(model.name, self.current.get(model.name, model.version)))
         there = ", ".join(dict.fromkeys(m.name for m in self.models if m.type == type_))
         said = f"name one of {there}" if there else "none is declared"
         raise ModelNotFound(f"no {type_} model is the default; {said}", field="model")
@@ -52,5 +68,9 @@ class Catalogue:
         return next(g for g in self.groups if g.name == name)
 
     def _nearest(self, name: str) -> str:
-        near = difflib.get_close_matches(name, {m.name for m in self.models}, n=1)
+        near = difflib.get_close_matches(name, self._versions, n=1)
         return f"; did you mean {near[0]!r}?" if near else "; GET /v1/models lists them"
+
+
+Look: TypeAlias = Callable[[], Catalogue]
+"""The catalogue at the moment of asking."""

@@ -28,13 +28,18 @@ from modelmora.ports.models import (
     WorkerView,
 )
 from modelmora.ports.registry import (
+    Answer,
     AuditLog,
+    Holds,
+    IdempotencyKeys,
     Lineages,
     Objects,
     RegisteredModels,
+    RegisteredTogether,
     RegisteredVersions,
     StoredObject,
     Upload,
+    Write,
 )
 from modelmora.ports.state import (
     Desire,
@@ -46,6 +51,7 @@ from modelmora.ports.state import (
 )
 
 __all__ = [
+    "Answer",
     "Artifacts",
     "AuditLog",
     "Capacity",
@@ -59,7 +65,9 @@ __all__ = [
     "Footprint",
     "Footprints",
     "Holding",
+    "Holds",
     "Hook",
+    "IdempotencyKeys",
     "Leases",
     "Lineages",
     "ModelHost",
@@ -69,6 +77,7 @@ __all__ = [
     "Predicted",
     "Predictor",
     "RegisteredModels",
+    "RegisteredTogether",
     "RegisteredVersions",
     "Segmenter",
     "StoredObject",
@@ -78,4 +87,5 @@ __all__ = [
     "Warmed",
     "Watch",
     "WorkerView",
+    "Write",
 ]

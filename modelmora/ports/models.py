@@ -63,7 +63,7 @@ class ModelReport:
     warmed: tuple[Warmed, ...] = ()
 
 
-Examination = Literal["verify", "tune"]
+Examination = Literal["verify", "tune", "validate"]
 
 
 class ModelHost(Protocol):
@@ -123,6 +123,8 @@ class Artifacts(Protocol):
 
     def locate(self, model: ModelSpec) -> Path | None:
         """The folder with the model's files; None when its family needs none (`bundled:noop`).
+
+        That of a registered version may have to be fetched first, which loading does.
 
         Raises ModelLoading (files are being fetched or must be: retry or `modelmora pull`),
         ModelLoadFailed (a file or folder that is not there, named).

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -21,7 +21,7 @@ class RegisteredModels(Protocol):
         ...
 
     async def get(self, name_or_id: str) -> Model:
-        """Raises ModelNotFound."""
+        """Raises ModelNotFound. What is one model's name and another's id is the latter."""
         ...
 
     async def find(self, query: ModelQuery) -> Page[Model]:
@@ -42,11 +42,16 @@ class RegisteredVersions(Protocol):
     """Versions of models; changes as in `RegisteredModels`."""
 
     async def add(self, version: ModelVersion, *, change: Change) -> None:
-        """Raises Conflict where the model has the version already, ModelNotFound."""
+        """Raises Conflict where the model has the version already or had it with another source, ModelNotFound, and
+        ValidationFailed for a parent that is made of it."""
         ...
 
     async def get(self, model: str, version: str) -> ModelVersion:
-        """Raises ModelNotFound, VersionNotFound."""
+        """Of the model of that name or id; raises ModelNotFound, VersionNotFound."""
+        ...
+
+    async def removed(self, model: str, version: str) -> str | None:
+        """The source of a version that was removed, with which alone it may come back; None where none was."""
         ...
 
     async def find(self, query: VersionQuery) -> Page[ModelVersion]:
@@ -58,7 +63,24 @@ class RegisteredVersions(Protocol):
         ...
 
     async def remove(self, version: ModelVersion, *, change: Change) -> None:
-        """As it was read; raises PreconditionFailed, VersionNotFound. What was made of it still says so."""
+        """As it was read; raises PreconditionFailed, VersionNotFound. What was made of it still says so, and its number
+        is kept for its source."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One entry as it becomes (new where its `row` is 1), and what the audit is told of it."""
+
+    entry: Model | ModelVersion
+    change: Change
+
+
+class RegisteredTogether(Protocol):
+    """Several changes that hold together."""
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """In this order, with their entries of the audit: all of them or none. Raises what `add` and `change` raise."""
         ...
 
 
@@ -75,6 +97,10 @@ class AuditLog(Protocol):
 
     async def entries(self, query: AuditQuery) -> Page[AuditEntry]:
         """Raises ValidationFailed for a cursor of another order."""
+        ...
+
+    async def head(self) -> int:
+        """The number of the last entry; 0 where there is none."""
         ...
 
     async def broken(self) -> Broken | None:
@@ -120,7 +146,7 @@ class Objects(Protocol):
     async def find(self, sha256: str) -> StoredObject | None: ...
 
     async def remove(self, sha256: str) -> bool:
-        """Whether it was there."""
+        """Whether it was there. What was asked for may still be done some seconds after an error."""
         ...
 
     def all(self) -> AsyncGenerator[StoredObject, None]:
@@ -132,9 +158,73 @@ class Objects(Protocol):
         ...
 
     async def adopt(self, upload: str) -> StoredObject:
-        """Keeps what was put there meanwhile, under its digest."""
+        """Keeps what was put there meanwhile, under its digest; raises ValidationFailed where nothing was."""
         ...
 
     async def sweep(self, *, older_than: datetime) -> int:
         """Removes what uploads left that were cut off or never adopted; how many."""
+        ...
+
+
+class Holds(Protocol):
+    """Which objects must stay and which are going: whoever registers and whoever collects agree on it here.
+
+    What is held or referred to is not condemned, and what is condemned cannot be held: of two who ask at once the
+    second sees what the first got.
+    """
+
+    async def hold(self, holder: str, digests: Collection[str], *, ttl_s: float) -> None:
+        """They stay until they are let go, or as long as that. Raises Conflict where one of them is condemned."""
+        ...
+
+    async def let_go(self, holder: str) -> None:
+        """Of all it holds; idempotent."""
+        ...
+
+    async def condemn(self, digests: Collection[str], *, ttl_s: float) -> Collection[str]:
+        """Those of them that no version refers to and nobody holds: they may be removed now, until they are spared."""
+        ...
+
+    async def condemned(self, digests: Collection[str]) -> Collection[str]:
+        """Those of them that are going."""
+        ...
+
+    async def spare(self, digests: Collection[str]) -> None:
+        """They are removed, or stay; idempotent."""
+        ...
+
+    async def unlisted(self) -> Collection[str]:
+        """The artifacts of versions of which the registry knows no files: those that were declared by their digest."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a request was answered."""
+
+    status: int
+    body: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class IdempotencyKeys(Protocol):
+    """Requests that carry a key, and how they were answered; kept for a day."""
+
+    async def begin(self, key: str, *, holder: str, route: str, digest: str, ttl_s: float) -> Answer | None:
+        """How the request was answered; None where `holder` is to answer it, and to say so again within `ttl_s`.
+
+        Raises Conflict while another answers it, ValidationFailed where the key came with another route or digest.
+        """
+        ...
+
+    async def renew(self, key: str, *, holder: str, ttl_s: float) -> None:
+        """Whoever answers is still at it."""
+        ...
+
+    async def keep(self, key: str, *, holder: str, answer: Answer) -> None:
+        """So it was answered."""
+        ...
+
+    async def forget(self, key: str, *, holder: str) -> None:
+        """It was not answered; the key is free."""
         ...

@@ -18,14 +18,18 @@ class DescribeRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
+    SPEC_FIELD_NUMBER: builtins.int
     model: builtins.str
     """name@version"""
+    spec: builtins.bytes
+    """the fields of modelmora.domain.models.ModelSpec as JSON: what the worker need not have heard of"""
     def __init__(
         self,
         *,
         model: builtins.str = ...,
+        spec: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "spec", b"spec"]) -> None: ...
 
 global___DescribeRequest = DescribeRequest
 
@@ -248,19 +252,25 @@ class InferRequest(google.protobuf.message.Message):
 
     WORK_FIELD_NUMBER: builtins.int
     CANCEL_FIELD_NUMBER: builtins.int
+    SPECS_FIELD_NUMBER: builtins.int
     @property
     def work(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Work]: ...
     @property
     def cancel(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """callers that left"""
 
+    @property
+    def specs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """as in DescribeRequest: of models that this stream's work names for the first time"""
+
     def __init__(
         self,
         *,
         work: collections.abc.Iterable[global___Work] | None = ...,
         cancel: collections.abc.Iterable[builtins.int] | None = ...,
+        specs: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "work", b"work"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "specs", b"specs", "work", b"work"]) -> None: ...
 
 global___InferRequest = InferRequest
 
@@ -354,15 +364,19 @@ class ModelRequest(google.protobuf.message.Message):
 
     MODEL_FIELD_NUMBER: builtins.int
     TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    SPEC_FIELD_NUMBER: builtins.int
     model: builtins.str
     timeout_ms: builtins.float
+    spec: builtins.bytes
+    """as in DescribeRequest"""
     def __init__(
         self,
         *,
         model: builtins.str = ...,
         timeout_ms: builtins.float = ...,
+        spec: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "timeout_ms", b"timeout_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "spec", b"spec", "timeout_ms", b"timeout_ms"]) -> None: ...
 
 global___ModelRequest = ModelRequest
 
@@ -485,18 +499,22 @@ class ExamineRequest(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     WHAT_FIELD_NUMBER: builtins.int
     TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    SPEC_FIELD_NUMBER: builtins.int
     model: builtins.str
     what: builtins.str
-    """verify, tune"""
+    """verify, tune, validate"""
     timeout_ms: builtins.float
+    spec: builtins.bytes
+    """as in DescribeRequest"""
     def __init__(
         self,
         *,
         model: builtins.str = ...,
         what: builtins.str = ...,
         timeout_ms: builtins.float = ...,
+        spec: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "timeout_ms", b"timeout_ms", "what", b"what"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "spec", b"spec", "timeout_ms", b"timeout_ms", "what", b"what"]) -> None: ...
 
 global___ExamineRequest = ExamineRequest
 

@@ -65,6 +65,16 @@ def _database_url(value: str) -> str:
     raise ValueError("neither an SQLite file nor a PostgreSQL database")
 
 
+def _objects_url(value: str) -> str:
+    url = urlsplit(value)
+    match url.scheme:
+        case "file" if not url.netloc and PurePosixPath(url.path).is_absolute():
+            return value
+        case "s3+http" | "s3+https" if url.hostname and url.username and url.password and url.path.strip("/"):
+            return value
+    raise ValueError("neither a folder nor a bucket")
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -182,6 +192,26 @@ class DatabaseSettings(Group):
     url: Annotated[str, AfterValidator(_database_url)] = setting(
         "the database; unset: modelmora.db in the data folder",
         "sqlite+aiosqlite:////absolute/path.db or postgresql+asyncpg://user:password@host:port/name",
+    )
+
+
+class ObjectsSettings(Group):
+    """MODELMORA_OBJECTS_*"""
+
+    url: Annotated[str, AfterValidator(_objects_url)] | None = setting(
+        "where registered files are kept (unset: objects/ in the data folder)",
+        "file:///absolute/folder or s3+https://user:password@host:port/bucket, s3+http:// without encryption",
+        default=None,
+    )
+
+
+class WeightsSettings(Group):
+    """MODELMORA_WEIGHTS_*"""
+
+    max_bytes: Bytes | None = setting(
+        "bytes that files of registered versions may take in weights/ in the data folder (unset: as many as there are)",
+        BYTES,
+        default=None,
     )
 
 

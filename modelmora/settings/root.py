@@ -22,7 +22,9 @@ from modelmora.settings.groups import (
     HttpSettings,
     LimitSettings,
     LogSettings,
+    ObjectsSettings,
     RunnerSettings,
+    WeightsSettings,
     setting,
 )
 from modelmora.settings.rules import contradictions
@@ -93,6 +95,8 @@ class Settings(BaseSettings):
     fetch: FetchSettings = FetchSettings()
     runner: RunnerSettings = RunnerSettings()
     database: DatabaseSettings = setting("filled in below", "", default=None)
+    objects: ObjectsSettings = ObjectsSettings()
+    weights: WeightsSettings = WeightsSettings()
     log: LogSettings = LogSettings()
     data_dir: Annotated[Path, AfterValidator(_absolute)] = setting(
         "the folder for everything that is kept: database, model files",

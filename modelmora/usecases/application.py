@@ -15,6 +15,7 @@ from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.predict import Predict
+from modelmora.usecases.registry import Registry
 from modelmora.usecases.segment import Segment
 
 
@@ -33,5 +34,6 @@ class Application:
     describe: Describe
     decoding: Decoding
     health: Health
+    registry: Registry
     limits: Limits
     version: str

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.catalogue import Look
 from modelmora.domain.models import ModelRef, ModelSpec, ModelType, State
 from modelmora.ports import Artifacts, DesiredModels, Examination, Fetch, Holding, ModelHost, ModelReport, Traffic
 
@@ -29,7 +29,7 @@ class Models:
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalogue: Look,
         traffic: Traffic,
         host: ModelHost,
         desired: DesiredModels,
@@ -43,12 +43,17 @@ class Models:
 
     def list(self, type_: ModelType | None = None) -> Sequence[ModelStatus]:
         """All declared models, by declaration, the defaults first."""
-        specs = self._catalogue.models if type_ is None else self._catalogue.of_type(type_)
+        specs = self._catalogue().models if type_ is None else self._catalogue().of_type(type_)
         return [self._status(spec) for spec in sorted(specs, key=lambda spec: not spec.default)]
 
     def get(self, ref: str) -> ModelStatus:
         """Raises ModelNotFound, VersionNotFound, ValidationFailed."""
         return self._status(self._spec(ref))
+
+    def find(self, name: str, version: str) -> ModelStatus | None:
+        """How a version stands; None for one that is not served."""
+        spec = self._catalogue().find(name, version)
+        return None if spec is None else self._status(spec)
 
     async def load(self, ref: str, *, deadline: float) -> ModelReport:
         """Wanted from now on, on every worker of the group; later workers get it too."""

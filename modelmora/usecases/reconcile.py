@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import structlog
 
-from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.catalogue import Look
 from modelmora.domain.models import ModelRef, ModelSpec
 from modelmora.errors import RETRYABLE, ModelMoraError, NotFound
 from modelmora.ports import Desire, DesiredModels, ModelHost, Wanted, WorkerView
@@ -45,12 +45,13 @@ def pending(
 class Reconciler:
     """Polls the wishes each second; every step may be repeated."""
 
-    def __init__(self, catalogue: Catalogue, desired: DesiredModels, host: ModelHost) -> None:
+    def __init__(self, catalogue: Look, desired: DesiredModels, host: ModelHost) -> None:
         self._catalogue = catalogue
         self._desired = desired
         self._host = host
         self._applied: set[tuple[str, str, int]] = set()
         self._known: set[str] = set()
+        self._before = catalogue()
 
     async def run(self) -> None:
         """For ever; a store that is away is asked again."""
@@ -64,12 +65,24 @@ class Reconciler:
     async def once(self) -> None:
         """One look at wishes and workers, and the changes that follow."""
         workers = [w for w in self._host.workers() if w.ready]
+        await self._let_go(workers)
         todo = pending(await self._desired.all(), workers, self._applied, self._known)
         self._known = {w.worker for w in workers}
         for desire, lagging in todo:
             spec = self._spec(desire)
             if spec is not None and any(w.worker in lagging and w.group == spec.group for w in workers):
                 await self._fulfil(desire, spec, lagging)
+
+    async def _let_go(self, workers: Sequence[WorkerView]) -> None:
+        """Models that were served and are not any more, such as a version that was archived, go from memory."""
+        before, self._before = self._before, self._catalogue()
+        if before is self._before:
+            return
+        served = {spec.key for spec in self._before.models}
+        for spec in before.models:
+            if spec.key not in served and any(spec.key in worker.holdings for worker in workers):
+                gone = Desire(name=spec.name, version=spec.version, wanted="unloaded", generation=0)
+                await self._fulfil(gone, spec, [])
 
     async def _fulfil(self, desire: Desire, spec: ModelSpec, lagging: Sequence[str]) -> None:
         """One wish; where it fails the others go on, and it is tried again if that may help."""
@@ -84,7 +97,7 @@ class Reconciler:
 
     def _spec(self, desire: Desire) -> ModelSpec | None:
         try:
-            return self._catalogue.get(ModelRef(desire.name, desire.version))
+            return self._catalogue().get(ModelRef(desire.name, desire.version))
         except NotFound:  # declared once, no longer
             return None
 

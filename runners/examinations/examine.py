@@ -32,7 +32,11 @@ def examination(what: str) -> Examination:
             from runners.examinations.tuning import tune  # noqa: PLC0415
 
             return tune
-    raise CapabilityMissing(f"no examination {what!r}; there are verify and tune", field="what", found=what)
+        case "validate":
+            from runners.examinations.validation import validate  # noqa: PLC0415
+
+            return validate
+    raise CapabilityMissing(f"no examination {what!r}; there are verify, tune and validate", field="what", found=what)
 
 
 async def examine(

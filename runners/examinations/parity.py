@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +112,8 @@ async def _export(
             continue
         await pace.turn()
         yield course.step("exporting", form)
-        wanted, provider = form.put_into(spec), host.provider(spec)
-        reporting = asyncio.create_task(
-            host.conversions.report(wanted, provider, host.locate(spec), threads=pace.threads)
-        )
+        wanted = form.put_into(spec)
+        reporting = asyncio.create_task(_reported(host, wanted, threads=pace.threads))
         try:
             while not reporting.done():
                 pace.still()
@@ -131,6 +129,11 @@ async def _export(
         near = {task: Likeness(**told) for task, told in report["likeness"].items()}
         if any(not one.lowest >= GATE for one in near.values()):
             into.far[form] = near
+
+
+async def _reported(host: RunnerHost, wanted: ModelSpec, *, threads: int) -> Mapping[str, Any]:
+    async with host.files(wanted) as folder:
+        return await host.conversions.report(wanted, host.provider(wanted), folder, threads=threads)
 
 
 def _choosable(host: RunnerHost, spec: ModelSpec) -> Choosable:

@@ -156,7 +156,7 @@ class Errands:
         self, errand: Errand, work: pb.Work, watch: Callable[[Step], None] | None, affinity: bytes
     ) -> Outcome[Answer]:
         loop = asyncio.get_running_loop()
-        item = Open(work, errand.model.group, errand.call.deadline, loop.create_future(), watch, affinity)
+        item = Open(work, errand.model, errand.call.deadline, loop.create_future(), watch, affinity)
         remaining = errand.call.deadline - time.monotonic()
         work.timeout_ms = max(0.0, remaining * 1e3)
         work.tell = watch is not None
@@ -172,7 +172,8 @@ class Errands:
         """Asks until a worker answers: the callers have their own deadlines, and the next one shares the answer."""
         while True:
             link = await self._fleet.any_link(model, deadline=float("inf"))
-            message = await unless_lost(link.stub.Describe(pb.DescribeRequest(model=model.key)), _described_error)
+            request = pb.DescribeRequest(model=model.key, spec=wire.spec_to_wire(model))
+            message = await unless_lost(link.stub.Describe(request), _described_error)
             if message is None:
                 await asyncio.sleep(0.1)  # the worker is going: its link is about to be dropped
                 continue
@@ -186,7 +187,8 @@ class Errands:
         """Loaded where it is about to be asked anyway, and described there."""
         while True:
             link = await self._fleet.any_link(model, deadline=float("inf"))
-            reply = await unless_lost(link.stub.Load(pb.ModelRequest(model=model.key)), _described_error)
+            request = pb.ModelRequest(model=model.key, spec=wire.spec_to_wire(model))
+            reply = await unless_lost(link.stub.Load(request), _described_error)
             if reply is None:
                 await asyncio.sleep(0.1)  # as above
                 continue

@@ -23,7 +23,8 @@ async def findings(
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """Ends the examination when whoever reads leaves; raises what the runner says, and what becomes of the runner."""
     remaining = max(0.0, deadline - time.monotonic())
-    request = pb.ExamineRequest(model=model.key, what=what, timeout_ms=remaining * 1e3)
+    spec = wire.spec_to_wire(model)
+    request = pb.ExamineRequest(model=model.key, what=what, timeout_ms=remaining * 1e3, spec=spec)
     call = link.stub.Examine(request, timeout=remaining)
     try:
         async for finding in call:

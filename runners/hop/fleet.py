@@ -21,6 +21,7 @@ from modelmora.errors import DeadlineExceeded, DependencyUnavailable, InternalEr
 from modelmora.ports import Footprint, WorkerView
 from modelmora.proto import runner_pb2 as pb
 from modelmora.telemetry import forget
+from runners.hop import wire
 from runners.hop.link import Link, Open, close_all
 
 log = structlog.get_logger(__name__)
@@ -96,7 +97,7 @@ class Fleet:
 
     def dispatch(self, item: Open) -> None:
         """To the best worker there is, or to the first that comes."""
-        link = self._choose(item.group, item.work.model, item.affinity)
+        link = self._choose(item.model.group, item.work.model, item.affinity)
         if link is None:
             self._waiting[item.work.id] = item
             self._look.set()
@@ -163,9 +164,9 @@ class Fleet:
         held = link.view.holdings.get(model) if link.view else None
         if held is None or held.state != "loaded":
             return
-        others = [each for each in self.links(item.group) if _could_help(each, model, held.bytes)]
+        others = [each for each in self.links(item.model.group) if _could_help(each, model, held.bytes)]
         if others:
-            task = asyncio.create_task(_bring(min(others, key=lambda each: len(each.open)), model))
+            task = asyncio.create_task(_bring(min(others, key=lambda each: len(each.open)), item.model))
             self._spreading[model] = task
             task.add_done_callback(lambda _: self._spreading.pop(model, None))
 
@@ -256,10 +257,10 @@ def _could_help(link: Link, model: str, size: int) -> bool:
     return not view.budget_bytes or view.budget_bytes - view.held_bytes >= size
 
 
-async def _bring(link: Link, model: str) -> None:
+async def _bring(link: Link, model: ModelSpec) -> None:
     """Asks the worker to load the model; that it cannot is in its own log."""
-    log.info("model_spreads", model=model, worker=link.socket.stem)
-    request = pb.ModelRequest(model=model, timeout_ms=SPREAD_LOAD_S * 1e3)
+    log.info("model_spreads", model=model.name, version=model.version, worker=link.socket.stem)
+    request = pb.ModelRequest(model=model.key, timeout_ms=SPREAD_LOAD_S * 1e3, spec=wire.spec_to_wire(model))
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         await link.stub.Load(request, timeout=SPREAD_LOAD_S)
     await asyncio.sleep(SPREAD_S)

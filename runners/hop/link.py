@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from modelmora.domain.inference import Timings
+from modelmora.domain.models import ModelSpec
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.progress import Stage, Step
 from modelmora.errors import InternalError
@@ -44,7 +45,7 @@ class Open:
     """
 
     work: pb.Work
-    group: str
+    model: ModelSpec
     deadline: float
     future: asyncio.Future[Outcome[Answer]]
     watch: Callable[[Step], None] | None = None
@@ -97,6 +98,7 @@ class Link:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=wire.CHANNEL_OPTIONS)
         self.stub = cast("runner_pb2_grpc.RunnerAsyncStub", runner_pb2_grpc.RunnerStub(self._channel))
         self._outbox = pb.InferRequest()
+        self._named: dict[str, ModelSpec] = {}
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
@@ -110,6 +112,9 @@ class Link:
         item.link = self
         self.open[item.work.id] = item
         self._outbox.work.append(item.work)
+        if self._named.get(item.model.key) is not item.model:
+            self._named[item.model.key] = item.model
+            self._outbox.specs.append(wire.spec_to_wire(item.model))
         self._wake.set()
 
     def asked_for(self, model: str) -> bool:

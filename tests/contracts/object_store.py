@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from subprocess import Popen
 from urllib.request import urlopen
 
+from adapters.objects import S3Objects
 from tests.support import end, required_in_ci, reserve_port, start, wait_until
 
 WEED = Path(sys.executable).with_name("weed")
@@ -51,6 +53,14 @@ def served(folder: Path) -> Iterator[ObjectStore]:
         yield ObjectStore(f"127.0.0.1:{ports['s3']}", KEY, SECRET, process)
     finally:
         end(process)
+
+
+async def bucket(store: ObjectStore) -> S3Objects:
+    """An empty one."""
+    name = f"test-{secrets.token_hex(8)}"
+    made = S3Objects(store.endpoint, name, access_key=store.access_key, secret_key=store.secret_key, secure=False)
+    await made.prepare()
+    return made
 
 
 def _answers(url: str) -> bool:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from adapters.objects import FileObjects
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import DependencyUnavailable, ModelLoadFailed, ModelLoading
 from modelmora.ports import Artifacts, Fetch
 from registry.artifacts import FamilyFiles, LocalArtifacts
+from registry.weight_cache import WeightCache
 from runners.open_clip import OpenClipProvider
 from tests.contracts.hub_server import HubServer
+from tests.stored import registered
 from tests.support import reserve_port
 
 MEGABYTE = 2**20
@@ -54,7 +57,8 @@ def files_of(provider: str) -> FamilyFiles:
 
 def served_by(endpoint: str, folder: Path) -> LocalArtifacts:
     (folder / "bundled").mkdir(exist_ok=True)
-    return LocalArtifacts(folder / "bundled", folder / "cache", files=files_of, endpoint=endpoint)
+    weights = WeightCache(folder / "weights", FileObjects(folder / "objects"))
+    return LocalArtifacts(folder / "bundled", folder / "cache", files=files_of, weights=weights, endpoint=endpoint)
 
 
 def model(source: str, provider: str = "open_clip") -> ModelSpec:
@@ -98,9 +102,24 @@ async def test_a_family_without_files_needs_no_folder(artifacts: LocalArtifacts)
     assert await fetched(artifacts, wanted) == [Fetch(model="clip@1.0.0", done_bytes=0, total_bytes=0, finished=True)]
 
 
-def test_object_sources_are_not_served(artifacts: LocalArtifacts) -> None:
-    with pytest.raises(ModelLoadFailed, match="object sources are not served yet"):
-        artifacts.locate(model(f"object:{'0' * 64}"))
+async def test_registered_files_are_brought_here_when_they_are_used(artifacts: LocalArtifacts, tmp_path: Path) -> None:
+    digest = await registered(FileObjects(tmp_path / "objects"), {"config.json": b"{}", "deep/weights": b"abc"})
+    wanted = model(f"object:{digest}")
+    async with artifacts.using(wanted) as folder:
+        assert folder is not None
+        assert artifacts.locate(wanted) == folder
+        assert (folder / "deep" / "weights").read_bytes() == b"abc"
+    assert (await fetched(artifacts, wanted))[-1].finished
+
+
+async def test_registered_files_that_are_nowhere_are_named(artifacts: LocalArtifacts) -> None:
+    with pytest.raises(DependencyUnavailable, match="0000"):
+        await fetched(artifacts, model(f"object:{'0' * 64}"))
+
+
+async def test_a_source_of_no_kind_is_refused(artifacts: LocalArtifacts) -> None:
+    with pytest.raises(ModelLoadFailed, match="ftp is no source; use bundled:, hub:, file: or object:"):
+        artifacts.locate(model("ftp:somewhere"))
 
 
 async def test_a_model_of_the_hub_is_loading_until_it_has_been_fetched(

@@ -134,6 +134,18 @@ async def test_entries_are_found_by_what_they_tell(
     assert [entry.seq for entry in await entries(database, query(AuditQuery()))] == seqs
 
 
+async def test_whoever_follows_asks_for_what_is_new(database: Database) -> None:
+    assert await database.audit.head() == 0
+    await register(database, 3)
+    assert await database.audit.head() == 3
+    assert [entry.seq for entry in await entries(database, AuditQuery(after=0))] == [1, 2, 3]
+    assert [entry.seq for entry in await entries(database, AuditQuery(after=2))] == [3]
+    assert await entries(database, AuditQuery(after=3)) == []
+    first = await database.audit.entries(AuditQuery(after=1, page=Paging(limit=1)))
+    second = await database.audit.entries(AuditQuery(after=1, page=Paging(limit=1, cursor=first.next_cursor)))
+    assert [entry.seq for page in (first, second) for entry in page.items] == [2, 3]
+
+
 async def test_entries_come_in_pages(database: Database) -> None:
     await register(database, 3)
     first = await database.audit.entries(AuditQuery(page=Paging(limit=2)))

@@ -74,12 +74,12 @@ def holds(size: int, *, model: str = SPEC.key, worker: str = "default-1-1", devi
 
 async def test_what_runners_measured_before_a_restart_is_told_to_the_next_ones(database_url: str) -> None:
     first = await Database.open(database_url)
-    await FootprintMemory(first.footprints, first.leases, CATALOGUE).keep_once([holds(600)])
+    await FootprintMemory(first.footprints, first.leases, lambda: CATALOGUE).keep_once([holds(600)])
     await first.close()
 
     second = await Database.open(database_url)
     try:
-        memory = FootprintMemory(second.footprints, second.leases, CATALOGUE)
+        memory = FootprintMemory(second.footprints, second.leases, lambda: CATALOGUE)
         known = Footprint(model=SPEC.key, device="cpu", precision="fp32", bytes=600)
         assert list(await memory.of_group("default")) == [known]
         assert list(await memory.of_group("gpu")) == []
@@ -90,13 +90,13 @@ async def test_what_runners_measured_before_a_restart_is_told_to_the_next_ones(d
 async def test_only_the_holder_of_the_lease_stores(database: Database) -> None:
     assert await database.leases.acquire("footprints", "another", ttl_s=60.0) is not None
 
-    await FootprintMemory(database.footprints, database.leases, CATALOGUE).keep_once([holds(600)])
+    await FootprintMemory(database.footprints, database.leases, lambda: CATALOGUE).keep_once([holds(600)])
 
     assert list(await database.footprints.all()) == []
 
 
 async def test_a_size_that_comes_back_is_stored_again(database: Database) -> None:
-    memory = FootprintMemory(database.footprints, database.leases, CATALOGUE)
+    memory = FootprintMemory(database.footprints, database.leases, lambda: CATALOGUE)
     for size in (600, 650, 600):
         await memory.keep_once([holds(size)])
 

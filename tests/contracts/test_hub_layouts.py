@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from adapters.objects import FileObjects
 from modelmora.domain.layout import Layout
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed, ModelLoading
 from registry.artifacts import FamilyFiles, LocalArtifacts
+from registry.weight_cache import WeightCache
 from runners import families
 from tests.contracts.hub_server import HubServer
 
@@ -48,7 +50,8 @@ def artifacts(hub: HubServer, tmp_path: Path) -> LocalArtifacts:
         layout = Layout("config.json", ("model.bin",)) if provider == "strict" else families.provider(provider).layout()
         return FamilyFiles(layout=layout)
 
-    return LocalArtifacts(tmp_path / "bundled", tmp_path / "cache", files=files_of, endpoint=hub.url)
+    weights = WeightCache(tmp_path / "weights", FileObjects(tmp_path / "objects"))
+    return LocalArtifacts(tmp_path / "bundled", tmp_path / "cache", files=files_of, weights=weights, endpoint=hub.url)
 
 
 def model(source: str, provider: str) -> ModelSpec:

@@ -19,7 +19,18 @@ from adapters.database.tables import metadata
 from modelmora.errors import WrongState
 
 FIRST = {"desired_models", "footprints", "leases"}
-REGISTRY = {"models", "model_tags", "versions", "lineage", "audit", "audit_heads"}
+REGISTRY = {
+    "models",
+    "model_tags",
+    "versions",
+    "version_files",
+    "tombstones",
+    "lineage",
+    "holds",
+    "audit",
+    "audit_heads",
+    "idempotency",
+}
 TABLES = FIRST | REGISTRY
 
 

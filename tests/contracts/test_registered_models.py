@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -170,10 +172,32 @@ async def test_what_is_registered_between_two_pages_moves_nothing(database: Data
     assert later == ["a.1", "b", "bb", "c"]
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "é", "W10=", "WyJuYW1lIiwgZmFsc2UsIDEsICJ4Il0=", "bnVsbA=="])
-async def test_a_cursor_that_is_none_is_refused(database: Database, cursor: str) -> None:
+def forged(*values: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("order", "cursor"),
+    [
+        *(("name", cursor) for cursor in ("", "x", "é", "W10=", "WyJuYW1lIiwgZmFsc2UsIDEsICJ4Il0=", "bnVsbA==")),
+        ("name", forged("name", False, "a\0b", "x")),
+        ("name", forged("name", False, "a", "\ud83d")),
+        ("created_at", forged("created_at", False, "0001-01-01T00:00:00+23:00", "x")),
+        ("created_at", forged("created_at", False, "9999-12-31T23:59:59-23:00", "x")),
+        ("created_at", forged("created_at", False, "2026-01-01T00:00:00", "x")),
+        ("created_at", forged("created_at", False, 7, "x")),
+    ],
+)
+async def test_a_cursor_that_is_none_is_refused(database: Database, order: ModelOrder, cursor: str) -> None:
     with pytest.raises(ValidationFailed) as refused:
-        await database.models.find(ModelQuery(page=Paging(cursor=cursor)))
+        await database.models.find(ModelQuery(order=order, page=Paging(cursor=cursor)))
+    assert refused.value.field == "cursor"
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, True, 1.5])
+async def test_a_cursor_of_a_number_that_no_entry_has_is_refused(database: Database, number: float) -> None:
+    with pytest.raises(ValidationFailed) as refused:
+        await database.audit.entries(AuditQuery(page=Paging(cursor=forged("seq", False, number, number))))
     assert refused.value.field == "cursor"
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from adapters.database import Database
+from modelmora.domain.registry.artifact import Artifact
 from modelmora.domain.registry.entries import ModelVersion, Running
 from modelmora.domain.registry.lineage import Node
 from modelmora.domain.registry.pages import AuditQuery, Paging, VersionQuery
 from modelmora.domain.registry.provenance import Metric, PerformanceBaseline, TrainingMetadata
 from modelmora.domain.tensors import TensorSpec
 from modelmora.errors import Conflict, ModelNotFound, PreconditionFailed, ValidationFailed, VersionNotFound
-from tests.registered import a_change, a_model, a_version, later
+from tests.registered import ARTIFACT, CONFIG, a_change, a_model, a_version, later
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ async def test_a_change_is_kept_and_of_two_the_second_is_refused(database: Datab
     assert await keys(database, VersionQuery(state="registered")) == []
 
 
-async def test_a_removed_version_is_gone_and_its_number_is_free(database: Database) -> None:
+async def test_a_removed_version_is_gone_and_comes_back_only_as_it_was(database: Database) -> None:
     version = a_version(training=TrainingMetadata(parent="birds@0.9.0"))
     await add(database, version)
     with pytest.raises(PreconditionFailed):
@@ -100,7 +102,61 @@ async def test_a_removed_version_is_gone_and_its_number_is_free(database: Databa
     with pytest.raises(VersionNotFound):
         await database.versions.change(replace(version, row=2), change=a_change())
     assert (await database.lineage.around(Node("version", "birds@1.0.0"))).made_of == {}
+    other = Artifact.of("", [replace(CONFIG, sha256="ef" * 32)])
+    assert await database.versions.removed("birds", "1.0.0") == version.source
+    assert await database.versions.removed("birds", "2.0.0") is None
+    for source, artifact in ((f"object:{other.sha256}", other), ("hub:org/birds", None)):
+        with pytest.raises(Conflict, match="was removed and had other files"):
+            await add(database, replace(version, source=source, artifact=artifact))
+    await add(database, replace(version, id="another"))
+
+
+async def test_a_number_stays_taken_though_its_model_is_gone(database: Database) -> None:
+    version = a_version()
     await add(database, version)
+    await database.versions.remove(version, change=a_change("delete"))
+    await database.models.remove(a_model(), change=a_change("delete"))
+    await database.models.add(replace(a_model(), id="another"), change=a_change())
+    with pytest.raises(Conflict, match="was removed and had other files"):
+        await add(database, replace(version, source="hub:org/birds", artifact=None))
+
+
+async def test_a_model_is_named_by_its_name_or_its_id(database: Database) -> None:
+    await add(database, a_version(), a_version(model="fish"))
+    assert await database.versions.get("id-birds", "1.0.0") == a_version()
+    assert await keys(database, VersionQuery(model="id-birds", order="version")) == ["birds@1.0.0"]
+    with pytest.raises(VersionNotFound, match=r"birds has no version 2\.0\.0"):
+        await database.versions.get("id-birds", "2.0.0")
+
+
+async def test_a_name_that_is_another_models_id_does_not_take_its_place(database: Database) -> None:
+    await database.models.add(a_model("id-birds"), change=a_change())
+    await add(database, a_version(), a_version(model="id-birds"))
+    assert (await database.models.get("id-birds")).name == "birds"
+    assert (await database.models.get("id-id-birds")).name == "id-birds"
+    assert (await database.versions.get("id-birds", "1.0.0")).model == "birds"
+    assert await keys(database, VersionQuery(model="id-birds")) == ["birds@1.0.0"]
+
+
+async def test_declared_versions_are_found_apart(database: Database) -> None:
+    told: dict[str, Any] = {"artifact": None, "source": "hub:org/birds"}
+    await add(
+        database,
+        a_version(),
+        a_version("2.0.0", declared=True, second=1, **told),
+        a_version("3.0.0", declared=False, **told),
+    )
+    assert await keys(database, VersionQuery(declared=True)) == ["birds@2.0.0"]
+    assert await keys(database, VersionQuery(declared=False)) == ["birds@3.0.0"]
+    assert await database.versions.get("birds", "2.0.0") == a_version("2.0.0", declared=True, second=1, **told)
+
+
+async def test_of_two_that_would_be_made_of_each_other_one_is_refused(database: Database) -> None:
+    """Whoever looked before the other was written is found out when he writes."""
+    one = a_version("1.0.0", training=TrainingMetadata(parent="birds@2.0.0"))
+    other = a_version("2.0.0", training=TrainingMetadata(parent="birds@1.0.0"))
+    outcomes = await asyncio.gather(add(database, one), add(database, other), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [ValidationFailed]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 500])
@@ -128,7 +184,7 @@ async def test_filters_hold_together_over_all_models(database: Database) -> None
     assert await keys(database, VersionQuery()) == ["fish@1.0.0", "birds@1.0.0", "birds@2.0.0"]
     assert await keys(database, VersionQuery(provider="onnx")) == ["birds@2.0.0"]
     assert await keys(database, VersionQuery(model="birds", provider="classifier")) == ["birds@1.0.0"]
-    sha256 = a_version().artifact.sha256
+    sha256 = ARTIFACT.sha256
     assert len(await keys(database, VersionQuery(artifact=sha256))) == 3
     assert await keys(database, VersionQuery(artifact="0" * 64)) == []
 

@@ -13,7 +13,7 @@ from sqlalchemy import insert
 from adapters.database import Database
 from adapters.database.engine import Transactions, create_engine
 from adapters.database.models import _row as model_row
-from adapters.database.tables import model_tags, models, versions
+from adapters.database.tables import model_tags, models, version_files, versions
 from adapters.database.versions import _row as version_row
 from modelmora.domain.registry.pages import ModelQuery, Paging, VersionQuery
 from modelmora.domain.registry.semver import SemVer, rank
@@ -55,6 +55,8 @@ async def fill(url: str) -> None:
                 {**keys, **version_row(one), "created_at": one.created_at} for keys, one in zip(fixed, of, strict=True)
             ]
             await connection.execute(insert(versions), rows)
+            files = [{"version_id": one.id, "sha256": sha256} for one in of for sha256 in one.objects]
+            await connection.execute(insert(version_files), files)
     await engine.dispose()
 
 
@@ -83,6 +85,7 @@ async def test_list_and_get_take_less_than_50_ms(
     latest = VersionQuery(page=Paging(limit=50, descending=True))
     found = {
         "get a model": await p99_ms(lambda n: database.models.get(f"m-{n * 31 % MODELS}")),
+        "get a model by its id": await p99_ms(lambda n: database.models.get(f"id-m-{n * 31 % MODELS}")),
         "get a version": await p99_ms(lambda n: database.versions.get(f"m-{n * 31 % MODELS}", "1.3.0")),
         "list models": await p99_ms(lambda n: database.models.find(ModelQuery(page=page_of(n)))),
         "list models of a tag": await p99_ms(lambda n: database.models.find(by_tag)),
@@ -93,6 +96,7 @@ async def test_list_and_get_take_less_than_50_ms(
             lambda n: database.versions.find(VersionQuery(model=f"m-{n * 31 % MODELS}", order="version"))
         ),
         "list the latest versions": await p99_ms(lambda n: database.versions.find(latest)),
+        "list what is declared": await p99_ms(lambda n: database.versions.find(VersionQuery(declared=True))),
     }
     for name, ms in found.items():
         record_property(name, round(ms, 1))

@@ -19,8 +19,10 @@ MAX_BODY = 64 * 1024
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+async def world() -> AsyncIterator[World]:
+    world = World()
+    yield world
+    await world.close()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from runners.host import HostSettings, RunnerHost
 from runners.inference import RunnerInference
 from runners.provider import AnyProvider
 from tests.families import Family
+from tests.folders import Folders
 
 
 def own(**batching: Any) -> ModelSpec:
@@ -80,7 +81,7 @@ class Hop:
         settings = HostSettings(
             group="default", index=index, directory=self.directory, share=self._share, drain_timeout_s=5.0
         )
-        host = RunnerHost(settings, self._catalogue, self._provider, lambda _: self.directory)
+        host = RunnerHost(settings, self._catalogue, self._provider, Folders(lambda _: self.directory))
         self.hosts.append(host)
         await host.start()
         return host

@@ -16,6 +16,7 @@ from modelmora.domain.models import Batching, GroupSpec, ModelSpec
 from runners import families
 from runners.devices import Share
 from runners.host import HostSettings, RunnerHost
+from tests.folders import Folders
 
 
 def noop(**config: Any) -> ModelSpec:
@@ -37,7 +38,7 @@ async def serve(directory: Path, index: int, config: dict[str, Any], hang_s: flo
         group="default", index=index, directory=directory, share=share, drain_timeout_s=1.0, hang_s=hang_s
     )
     catalogue = Catalogue((noop(**config),), (GroupSpec(),))
-    await RunnerHost(settings, catalogue, families.provider, lambda _: None).start()
+    await RunnerHost(settings, catalogue, families.provider, Folders()).start()
     await asyncio.Event().wait()
 
 

@@ -163,9 +163,9 @@ async def test_something_else_at_the_control_url_is_named_as_such(client: Client
 
 async def test_a_model_without_a_name_is_the_servers_defect(client: Client, plane: Plane) -> None:
     entry = model_entry()
-    del entry["version"]
+    del entry["name"]
     plane.models = [entry]
-    with pytest.raises(InternalError, match="version"):
+    with pytest.raises(InternalError, match="name"):
         await client.models()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import examples
+from tests.doors.client_registry_app import Registrar, registry_server
 from tests.doors.client_script import Script
 from tests.doors.client_servers import grpc_server, http_server
 
@@ -21,6 +22,7 @@ PRINTED = [
     "features float32 (1, 4) [[5.0, 3.0, 1.0, 0.0]]\n",
     "shapes-clip@1.0.0 4 12582912 35.0 [1.0, 0.5, 0.5]\nmodel_not_found\n",
     "4096 4096\n",
+    "iris@1.1.0 approved tensor\n",
 ]
 
 
@@ -31,7 +33,10 @@ def test_an_example_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     for name in ("cat.jpg", "dog.jpg"):
         Path(name).write_bytes(name.encode())
-    with grpc_server(Script()) as url, http_server(Script()) as control_url:
+    Path("my-model").mkdir()
+    Path("my-model/model.onnx").write_bytes(b"a graph")
+    control = registry_server(Registrar()) if "client.register(" in example else http_server(Script())
+    with grpc_server(Script()) as url, control as control_url:
         here = example.replace("grpc://127.0.0.1:50051", url).replace("http://127.0.0.1:3000", control_url)
         assert here != example
         exec(compile(here, "docs/client.md", "exec"), {"__name__": "example"})

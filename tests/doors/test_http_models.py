@@ -1,4 +1,4 @@
-"""`/api/v1/models`: list, look up, load, unload, warm up, pull."""
+"""`/api/v1/models`: load, unload, warm up, pull."""
 
 from __future__ import annotations
 
@@ -19,81 +19,9 @@ from modelmora.errors import (
     OutOfMemory,
 )
 from modelmora.ports import Fetch
-from tests.fakes import CLIP, SAM, VIT, World, holding, until, worker
+from tests.fakes import SAM, VIT, World, until
 
 BASE = "/api/v1/models"
-
-
-async def listed(http: httpx.AsyncClient, **params: Any) -> tuple[list[str], str | None]:
-    body = (await http.get(BASE, params=params)).json()
-    return [f"{row['name']}@{row['version']}" for row in body["data"]], body["next_cursor"]
-
-
-async def test_the_list_has_every_declared_model_the_default_first(http: httpx.AsyncClient) -> None:
-    assert await listed(http) == (["clip@1.0.0", "vit@1.0.0", "vit@2.0.0-rc.1", "sam@1.0.0"], None)
-
-
-async def test_a_model_is_shown_with_how_it_stands(world: World, http: httpx.AsyncClient) -> None:
-    first, second = holding(CLIP, in_flight=3), holding(CLIP, "failed", error="out of luck")
-    world.host.views = [worker("default-1-100", first), worker("default-2-101", second)]
-
-    assert (await http.get(f"{BASE}/clip")).json() == {
-        "name": "clip",
-        "version": "1.0.0",
-        "type": "embedding",
-        "provider": "noop",
-        "source": "bundled:noop",
-        "group": "default",
-        "default": True,
-        "device": "auto",
-        "precision": "fp32",
-        "engine": "torch",
-        "state": "loaded",
-        "bytes": 2**20,
-        "workers": ["default-1-100"],
-        "error": "out of luck",
-    }
-
-
-async def test_pages_follow_each_other_to_the_end(http: httpx.AsyncClient) -> None:
-    pages, cursor = [], None
-    for _ in range(3):
-        page, cursor = await listed(http, limit=2, **({"cursor": cursor} if cursor else {}))
-        pages.append(page)
-        if cursor is None:
-            break
-
-    assert pages == [["clip@1.0.0", "vit@1.0.0"], ["vit@2.0.0-rc.1", "sam@1.0.0"]]
-
-
-async def test_a_page_past_the_end_is_empty(http: httpx.AsyncClient) -> None:
-    _, cursor = await listed(http, limit=3)
-
-    assert await listed(http, limit=500, cursor=cursor) == (["sam@1.0.0"], None)
-    assert await listed(http, cursor="bzk5") == ([], None)  # o99
-
-
-@pytest.mark.parametrize("cursor", ["garbage", "", "bw==", "eDA=", "LTE=", "bzEu", "käse", "A", "b8Ky", "===="])
-async def test_a_cursor_that_is_none_is_refused(cursor: str, http: httpx.AsyncClient) -> None:
-    answer = await http.get(BASE, params={"cursor": cursor})
-
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation")
-    assert answer.json()["errors"][0]["field"] == "cursor"
-
-
-async def test_the_list_can_be_of_one_type(http: httpx.AsyncClient) -> None:
-    assert await listed(http, type="segmentation") == (["sam@1.0.0"], None)
-    assert await listed(http, type="tensor") == ([], None)
-
-
-@pytest.mark.parametrize(("field", "given"), [("type", "audio"), ("limit", "0"), ("limit", "501"), ("limit", "many")])
-async def test_a_wrong_parameter_is_named(field: str, given: str, http: httpx.AsyncClient) -> None:
-    answer = await http.get(BASE, params={field: given})
-
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation")
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["errors"][0]["field"] == field
-    assert answer.json()["errors"][0]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,10 @@ def test_what_changes_models_asks_for_operate_and_inference_for_infer(core: Core
 
     posted = {path: permission for (path, method), permission in asked.items() if method == "post"}
     assert posted.pop("/v2/repository/index") == "read"  # the protocol asks by POST
+    assert posted.pop("/api/v1/artifacts/gc") == "admin"  # what it removes is gone
     assert set(posted.values()) == {"infer", "operate"}
+    assert {permission for (_, method), permission in asked.items() if method == "delete"} == {"admin"}
+    assert {permission for (_, method), permission in asked.items() if method in ("put", "patch")} == {"operate"}
     assert {path for (path, _), permission in asked.items() if permission == "none"} == {
         "/livez",
         "/readyz",

@@ -65,8 +65,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """The folder of a reader: the source's documents, and a photograph of their own."""
+    """The folder of a reader: the source's documents and its bundled model, and a photograph of their own."""
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "registry").symlink_to(ROOT / "registry")
     (tmp_path / "photo.jpg").write_bytes(stored(Image.fromarray(sams.photograph("coffee"))))
     return tmp_path
 

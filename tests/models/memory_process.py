@@ -19,6 +19,7 @@ from runners.batching.warmup import warm
 from runners.devices import Share
 from runners.memory.meters import HostMeter
 from runners.pool import Pool
+from tests.folders import Folders
 
 SPEC = ModelSpec(
     name="tested",
@@ -32,7 +33,7 @@ SPEC = ModelSpec(
 
 async def cycles(folder: Path, count: int) -> dict[str, Any]:
     devices.before_torch(1)
-    pool = Pool(families.provider, lambda _: folder, share=Share(threads=1, budget_bytes=0))
+    pool = Pool(families.provider, Folders(lambda _: folder).using, share=Share(threads=1, budget_bytes=0))
     batcher, meter = Batcher(pool), HostMeter()
     resident, most, footprints = [], [], []
     for cycle in range(count):

@@ -35,6 +35,7 @@ from runners.networks.hf.network import Classifier
 from runners.networks.hf.processor import DEFAULTS, PROCESSOR_OF
 from runners.precision import Concrete
 from runners.preprocess import prepare_image
+from tests.folders import Folders
 from tests.models.conftest import cosines, spec, stored
 from tests.models.hub_folders import LABELS, by_transformers, processor_of, tiny_processor
 from tests.models.hub_folders import classifier_folder as written
@@ -461,7 +462,7 @@ async def test_it_is_verified_by_the_logits_of_pictures(tmp_path: Path) -> None:
         drain_timeout_s=5.0,
         parity=tmp_path / "parity",
     )
-    host = RunnerHost(settings, Catalogue((asked,), (GroupSpec(),)), lambda _: TwoFormats(), lambda _: folder)
+    host = RunnerHost(settings, Catalogue((asked,), (GroupSpec(),)), lambda _: TwoFormats(), Folders(lambda _: folder))
     try:
         steps = [step async for step in verify(host, asked, deadline=time.monotonic() + 60)]
     finally:

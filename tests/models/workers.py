@@ -21,6 +21,7 @@ from runners.networks.open_clip.network import OpenClip
 from runners.open_clip import OpenClipProvider
 from runners.precision import Concrete
 from runners.provider import Tell
+from tests.folders import Folders
 from tests.models.conftest import spec
 
 AUTO = spec(precision="auto", warmup=False)
@@ -107,7 +108,7 @@ class Bench:
             engines=self.data / "engines",
         )
         catalogue = Catalogue(models or (AUTO,), (GroupSpec(),))
-        host = RunnerHost(settings, catalogue, lambda _: self.provider, lambda _: self.folder)
+        host = RunnerHost(settings, catalogue, lambda _: self.provider, Folders(lambda _: self.folder))
         self.hosts.append(host)
         return host
 

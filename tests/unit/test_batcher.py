@@ -30,6 +30,7 @@ from runners.pool import Pool
 from runners.provider import Tell
 from tests.fakes import until
 from tests.families import Family, row_of
+from tests.folders import Folders
 
 
 def spec(name: str = "a", *, max_batch: int = 4, queue: int = 1024) -> ModelSpec:
@@ -47,7 +48,7 @@ class Fixture:
 
     def __init__(self) -> None:
         self.family = Family()
-        self.pool = Pool(lambda _: self.family, lambda _: None, share=Share(threads=1, budget_bytes=0))
+        self.pool = Pool(lambda _: self.family, Folders().using, share=Share(threads=1, budget_bytes=0))
         self.batcher = Batcher(self.pool)
         self.others: list[Batcher] = []
         self.answers = 0

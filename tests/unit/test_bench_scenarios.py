@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from load.bench import bad, lru, soak, zoo
+from load.bench import bad, lru, soak, swap, zoo
 from load.bench.__main__ import main
 from load.bench.control import total
 from load.bench.lru import Event, Evicted, Replay, Used
@@ -18,6 +18,7 @@ from load.bench.plan import Point
 from load.bench.resident import Memory, Sampler, of_role, sizes
 from load.bench.results import Window
 from load.bench.soak import Quarter
+from load.bench.swap import Phases
 from load.bench.verdicts import Line, Report
 from load.bench.zoo import Seen
 from tests.support import wait_until
@@ -180,8 +181,26 @@ def test_memory_is_looked_at_while_the_block_runs() -> None:
     assert of_role(sizes(own), "supervisor").own > 0
 
 
+@pytest.mark.parametrize(
+    ("during", "after", "expected"),
+    [(40.0, 20.0, [True, True, True]), (40.1, 20.0, [False, True, True]), (40.0, 20.1, [True, False, True])],
+)
+def test_a_swap_may_cost_four_times_the_latency_while_it_loads_and_twice_afterwards(
+    during: float, after: float, expected: list[bool]
+) -> None:
+    phases = Phases(
+        before=a_window(p99_ms=10.0), during=a_window(p99_ms=during), after=a_window(p99_ms=after), swap_s=3.0
+    )
+    assert held(swap.report("clip", phases)) == expected
+
+
+def test_a_swap_that_fails_somebody_is_none() -> None:
+    failing = Phases(before=a_window(), during=a_window(failed=1), after=a_window(), swap_s=3.0)
+    assert held(swap.report("clip", failing))[-1] is False
+
+
 def test_every_scenario_is_a_command_of_its_own() -> None:
-    for name in ("bad", "zoo", "soak"):
+    for name in ("bad", "zoo", "soak", "swap"):
         answer = CliRunner().invoke(main, [name, "--help"])
         assert answer.exit_code == 0
         assert "--quick" in answer.output

@@ -68,4 +68,4 @@ class Ours:
 
 
 async def test_while_the_store_is_away_nothing_is_known() -> None:
-    assert list(await FootprintMemory(Away(), Ours(), Catalogue((CLIP,))).of_group("default")) == []
+    assert list(await FootprintMemory(Away(), Ours(), lambda: Catalogue((CLIP,))).of_group("default")) == []

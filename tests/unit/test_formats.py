@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modelmora.errors import ValidationFailed
-from registry.formats import refuse_executable, sniff
+from modelmora.imports import refuse_executable, sniff
 
 
 def folder_of(path: Path, **files: Any) -> Path:

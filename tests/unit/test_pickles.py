@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from registry.pickles import suspicious
+from modelmora.imports.pickles import suspicious
 
 WEIGHTS: dict[str, Any] = {
     "float": torch.randn(3),

@@ -13,6 +13,7 @@ from runners.devices import Share
 from runners.pool import Pool
 from tests.fakes import until
 from tests.families import GIB, Family, Gate
+from tests.folders import Folders
 from tests.pools import B, PoolFixture, spec
 
 
@@ -48,7 +49,7 @@ class Noting(Gate):
 async def test_it_is_looked_again_at_the_moment_one_is_due_and_not_before() -> None:
     ttl_s, closing, began = 0.05, Noting(), time.monotonic()
     family = Family(closing=closing)
-    pool = Pool(lambda _: family, lambda _: None, share=Share(threads=1, budget_bytes=0))
+    pool = Pool(lambda _: family, Folders().using, share=Share(threads=1, budget_bytes=0))
     await pool.load(spec("a", idle_ttl_s=ttl_s))
 
     await until(lambda: family.closed == ["a"])
@@ -58,7 +59,7 @@ async def test_it_is_looked_again_at_the_moment_one_is_due_and_not_before() -> N
 
 async def test_a_model_that_is_used_again_at_the_last_moment_stays() -> None:
     family, one = Family(), spec("a", idle_ttl_s=0.05)
-    pool = Pool(lambda _: family, lambda _: None, share=Share(threads=1, budget_bytes=0))
+    pool = Pool(lambda _: family, Folders().using, share=Share(threads=1, budget_bytes=0))
     await pool.load(one)
     family.loading.close()
     other = asyncio.create_task(pool.load(spec("b")))

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import State
 from modelmora.errors import DependencyUnavailable, ModelLoadFailed, ModelMoraError
 from modelmora.ports import Desire, Wanted
@@ -19,7 +20,7 @@ def wish(wanted: Wanted, generation: int = 1) -> Desire:
 
 
 def reconciler(world: World) -> Reconciler:
-    return Reconciler(CATALOGUE, world.desires, world.host)
+    return Reconciler(lambda: CATALOGUE, world.desires, world.host)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,19 @@ def test_a_new_worker_gets_an_old_wish() -> None:
     pending([wish("loaded")], [first], applied)
 
     assert pending([wish("loaded")], [first, worker("w2")], applied) == [(wish("loaded"), ["w2"])]
+
+
+async def test_a_version_that_is_not_served_any_more_goes_from_memory() -> None:
+    world, catalogue = World(), [CATALOGUE]
+    world.host.views = [worker("w1", holding(VIT), holding(OLD))]
+    here = Reconciler(lambda: catalogue[-1], world.desires, world.host)
+    await here.once()
+    catalogue.append(Catalogue(tuple(model for model in CATALOGUE.models if model != VIT), CATALOGUE.groups))
+
+    await here.once()
+    await here.once()
+
+    assert world.host.changes == [("unload", VIT.key)]
 
 
 async def test_a_wish_is_carried_out_once() -> None:

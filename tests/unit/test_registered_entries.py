@@ -30,6 +30,7 @@ VERSION = ModelVersion(
     model="birds",
     version="1.2.0",
     type="classification",
+    source=f"object:{ARTIFACT.sha256}",
     artifact=ARTIFACT,
     running=Running(provider="classifier", config={"preprocess": {"size": 224}}, precision="bf16"),
     inputs=(TensorSpec(name="image", dtype="uint8", shape=("batch", 224, 224, 3)),),

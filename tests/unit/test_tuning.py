@@ -28,6 +28,7 @@ from runners.examinations.tuning import Course, tune
 from runners.host import HostSettings, RunnerHost
 from tests.fakes import until
 from tests.families import GIB, Family, Gate
+from tests.folders import Folders
 from tests.gpus import FakeCuda, pretend
 
 SPEC = ModelSpec(name="own", version="1.0.0", type="embedding", provider="family", source="bundled:own")
@@ -100,7 +101,7 @@ async def worker(family: Family, tmp_path: Path) -> AsyncIterator[Callable[..., 
     def make(*, workers: int = 1, share: Share = SHARE) -> RunnerHost:
         settings = HostSettings(group="default", index=1, directory=tmp_path, share=share)
         catalogue = Catalogue((SPEC, OTHER), (GroupSpec(workers=workers),))
-        made.append(RunnerHost(settings, catalogue, lambda _: family, lambda _: None))
+        made.append(RunnerHost(settings, catalogue, lambda _: family, Folders()))
         return made[-1]
 
     yield make

@@ -19,20 +19,23 @@ from modelmora.domain.models import (
 )
 from modelmora.domain.registry.artifact import Artifact
 from modelmora.domain.registry.lifecycle import SERVABLE, Move, VersionState, after
-from modelmora.domain.registry.provenance import PerformanceBaseline, TrainingMetadata, check_length
+from modelmora.domain.registry.provenance import PerformanceBaseline, TrainingMetadata
 from modelmora.domain.registry.semver import SemVer
+from modelmora.domain.registry.texts import check_json, check_length, check_number, check_text
 from modelmora.domain.tensors import TensorSpec
 from modelmora.errors import ValidationFailed, WrongState
 
 _NAME, _GROUP = re.compile(NAME_PATTERN), re.compile(GROUP_PATTERN)
 MOST_TAGS, LONGEST_TAG, LONGEST_DESCRIPTION = 64, 64, 10_000
+LONGEST_WORD, LONGEST_SOURCE = 64, 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A name under which versions of one type are found; `current` is the version that the bare name stands for.
 
-    `id` is a UUIDv7; `row` counts its changes, from 1. Moments have a time zone.
+    `id` is a UUIDv7; `row` counts its changes, from 1. Moments have a time zone. `chosen`: somebody chose the current
+    version, and what is declared does not move it.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Model:
     tags: tuple[str, ...] = ()
     owner: str = ""
     current: str | None = None
+    chosen: bool = False
     created_at: datetime
     changed_at: datetime
     row: int = 1
@@ -66,7 +70,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """How a version is run where nothing else is said: which provider, on what, in what, in which group."""
+    """How a version is run where nothing else is said: which provider, on what, in what, in which group.
+
+    The rest is as in `ModelSpec`; `default` is of what is declared alone.
+    """
 
     provider: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -75,8 +82,17 @@ class Running:
     precision: Precision = "fp32"
     engine: Engine = "torch"
     batching: Batching = field(default_factory=Batching)
+    warmup: bool = True
+    pin: bool = False
+    idle_ttl_s: float | None = None
+    default: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("provider", "device"):
+            check_length(getattr(self, name), field=name, least=1, most=LONGEST_WORD)
+        check_json(self.config, field="config")
+        if self.idle_ttl_s is not None:
+            check_number(self.idle_ttl_s, field="idle_ttl_s", least=0.0)
         if not _GROUP.fullmatch(self.group):
             raise ValidationFailed("not a group's name", field="group", found=self.group[:80], expected=GROUP_PATTERN)
 
@@ -85,6 +101,9 @@ class Running:
 class ModelVersion:
     """One version: what it consists of never changes, its state and what was found out about it do.
 
+    `source` is where its files come from: `object:<sha256>` of its artifact, or what was declared (`bundled:`, `hub:`,
+    `file:`), whose files are not in the object store: then `artifact` is None. `declared`: ModelRegistry.yaml declares
+    it, or did so (False) until it was archived for that; None: it was registered by somebody.
     `inputs`, `outputs` and `labels` are as the validated model describes them; `validated_at` is None until it was
     validated, and again when that does not count any more. `row` counts its changes, from 1.
     """
@@ -94,7 +113,9 @@ class ModelVersion:
     version: str
     type: ModelType
     state: VersionState = "registered"
-    artifact: Artifact
+    source: str
+    artifact: Artifact | None = None
+    declared: bool | None = None
     running: Running
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -110,11 +131,31 @@ class ModelVersion:
     def __post_init__(self) -> None:
         check_name(self.model)
         SemVer(self.version)
+        check_length(self.source, field="source", least=1, most=LONGEST_SOURCE)
+        check_text("".join(self.labels), field="labels")
+        check_text("".join(spec.name for spec in (*self.inputs, *self.outputs)), field="inputs")
+        if self.artifact is not None and self.source != f"object:{self.artifact.sha256}":
+            said, expected = "a source that is not its artifact", f"object:{self.artifact.sha256}"
+            raise ValidationFailed(said, field="source", found=self.source[:80], expected=expected)
 
     @property
     def key(self) -> str:
         """`name@version`."""
         return f"{self.model}@{self.version}"
+
+    @property
+    def kept_as(self) -> str | None:
+        """The digest of its artifact; None where its files are not in the object store."""
+        scheme, _, sha256 = self.source.partition(":")
+        return sha256 if scheme == "object" else None
+
+    @property
+    def objects(self) -> frozenset[str]:
+        """What must stay in the object store for it: its files as far as they are known, and the list of them."""
+        if self.kept_as is None or self.state == "purged":
+            return frozenset()
+        files = () if self.artifact is None else self.artifact.files
+        return frozenset({self.kept_as, *(file.sha256 for file in files)})
 
     @property
     def servable(self) -> bool:
@@ -138,19 +179,27 @@ class ModelVersion:
         if not self.servable:
             found, expected = self.state, " or ".join(sorted(SERVABLE))
             raise WrongState(f"{self.key} is {found} and is not served", field="state", found=found, expected=expected)
+        return self.trial()
+
+    def trial(self) -> ModelSpec:
+        """What a runner loads to find out whether the version is what it is said to be, whatever its state."""
         how = self.running
         return ModelSpec(
             name=self.model,
             version=self.version,
             type=self.type,
             provider=how.provider,
-            source=f"object:{self.artifact.sha256}",
+            source=self.source,
             group=how.group,
+            default=how.default,
             config=how.config,
             device=how.device,
             precision=how.precision,
             engine=how.engine,
             batching=how.batching,
+            warmup=how.warmup,
+            pin=how.pin,
+            idle_ttl_s=how.idle_ttl_s,
         )
 
 

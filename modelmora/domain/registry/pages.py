@@ -7,6 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 from modelmora.domain.models import ModelType
 from modelmora.domain.registry.lifecycle import VersionState
+from modelmora.domain.registry.texts import check_text
 from modelmora.errors import ValidationFailed
 
 T = TypeVar("T")
@@ -43,7 +44,10 @@ VersionOrder = Literal["version", "created_at", "changed_at"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelQuery:
-    """Models of which all that is given holds; `prefix` is how the name begins."""
+    """Models of which all that is given holds; `prefix` is how the name begins.
+
+    Raises ValidationFailed, as all queries do, for a text that no entry can hold.
+    """
 
     type: ModelType | None = None
     prefix: str = ""
@@ -52,28 +56,51 @@ class ModelQuery:
     order: ModelOrder = "name"
     page: Paging = Paging()
 
+    def __post_init__(self) -> None:
+        _check_texts(self, "prefix", "tag", "owner")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionQuery:
-    """Versions of one model, or of all; `order` by `version` is by precedence and needs a model."""
+    """Versions of one model (its name or id), or of all; `order` by `version` is by precedence and needs a model.
+
+    `declared` as in `ModelVersion`; what was registered by somebody is neither.
+    """
 
     model: str | None = None
     state: VersionState | None = None
     provider: str | None = None
     artifact: str | None = None
+    declared: bool | None = None
     order: VersionOrder = "created_at"
     page: Paging = Paging()
 
     def __post_init__(self) -> None:
+        _check_texts(self, "model", "provider", "artifact")
         if self.order == "version" and self.model is None:
             raise ValidationFailed("versions of several models have no order", field="order", found="version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditQuery:
-    """Entries about a subject (a model's name, or `name@version`), by an actor, of an action; in their order."""
+    """Entries about a subject (a model's name, or `name@version`), by an actor, of an action; in their order.
+
+    With `after`, only those that follow the entry of that number: who has seen that one asks for what is new.
+    """
 
     subject: str | None = None
     actor: str | None = None
     action: str | None = None
+    after: int | None = None
     page: Paging = Paging()
+
+    def __post_init__(self) -> None:
+        _check_texts(self, "subject", "actor", "action")
+        if self.after is not None and not 0 <= self.after < 2**63:
+            raise ValidationFailed("no entry's number", field="after", found=str(self.after)[:80], expected="0 or more")
+
+
+def _check_texts(query: object, *names: str) -> None:
+    for name in names:
+        if (text := getattr(query, name)) is not None:
+            check_text(text, field=name)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from modelmora.domain.models import ModelRef
 from modelmora.domain.registry.artifact import check_sha256
 from modelmora.domain.registry.lineage import Node
+from modelmora.domain.registry.texts import check_json, check_length, check_number
 from modelmora.errors import ValidationFailed
-
-LONGEST = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +34,7 @@ class TrainingMetadata:
     def __post_init__(self) -> None:
         for name in ("dataset", "revision", "trained_by"):
             check_length(getattr(self, name), field=f"training.{name}")
+        check_json(self.parameters, field="training.parameters")
         if self.dataset_sha256 is not None:
             check_sha256(self.dataset_sha256, field="training.dataset_sha256")
             if not self.dataset:
@@ -85,6 +85,8 @@ class PerformanceBaseline:
     precision: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("device", "engine", "precision"):
+            check_length(getattr(self, name), field=f"baseline.{name}")
         for name in ("p50_ms", "p95_ms", "memory_bytes"):
             if (value := getattr(self, name)) is not None:
                 check_number(value, field=f"baseline.{name}", least=0.0)
@@ -98,16 +100,7 @@ class PerformanceBaseline:
                 raise ValidationFailed("a metric is there twice", field="baseline.metrics", found=found)
             seen.add((metric.name, metric.dataset))
 
-
-def check_length(text: str, *, field: str, least: int = 0, most: int = LONGEST) -> None:
-    """Raises ValidationFailed for a text that is too short or too long."""
-    if not least <= len(text) <= most:
-        expected = f"{least} to {most} characters"
-        raise ValidationFailed(f"{field} has {len(text)} characters", field=field, found=text[:80], expected=expected)
-
-
-def check_number(value: float, *, field: str, least: float) -> None:
-    """Raises ValidationFailed for what is not finite, or too small."""
-    if not math.isfinite(value) or value < least:
-        expected = "a finite number" if least == -math.inf else f"a finite number from {least:g}"
-        raise ValidationFailed(f"{field} is {value}", field=field, found=str(value), expected=expected)
+    def with_metrics(self, found: Iterable[Metric]) -> PerformanceBaseline:
+        """Of the same name on the same data set, the one found now."""
+        by_place = {(one.name, one.dataset): one for one in (*self.metrics, *found)}
+        return replace(self, metrics=tuple(by_place.values()))

@@ -9,8 +9,13 @@ from datetime import datetime
 from modelmora.domain.models import ModelType
 from modelmora.domain.registry.entries import Model
 from modelmora.domain.registry.pages import ModelQuery, Page
+from modelmora.domain.registry.texts import check_text
+from modelmora.errors import Conflict, PreconditionFailed
 from modelmora.ports import RegisteredModels
 from modelmora.usecases.registry.trace import Actor, change, refuse_other
+
+TRIES = 5
+"""Of a change, where somebody else changes the entry meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,7 @@ class RegistryModels:
 
     async def get(self, name_or_id: str) -> Model:
         """Raises ModelNotFound."""
+        check_text(name_or_id, field="model")
         return await self._models.get(name_or_id)
 
     async def find(self, query: ModelQuery) -> Page[Model]:
@@ -58,8 +64,20 @@ class RegistryModels:
         return await self._models.find(query)
 
     async def amend(self, name_or_id: str, amendment: Amendment, *, by: Actor, row: int | None = None) -> Model:
-        """With `row`, only as it was when that was read. Raises PreconditionFailed, ModelNotFound, ValidationFailed."""
-        before = await self._models.get(name_or_id)
+        """With `row`, only as it was when that was read; without, whatever others change meanwhile.
+
+        Raises PreconditionFailed, ModelNotFound, ValidationFailed.
+        """
+        for _ in range(TRIES):
+            try:
+                return await self._amend(name_or_id, amendment, by=by, row=row)
+            except PreconditionFailed:
+                if row is not None:
+                    raise
+        raise Conflict(f"{name_or_id} keeps being changed by others; ask again", field="model", found=name_or_id)
+
+    async def _amend(self, name_or_id: str, amendment: Amendment, *, by: Actor, row: int | None) -> Model:
+        before = await self.get(name_or_id)
         refuse_other(before, row)
         wanted = {
             name: value
@@ -74,6 +92,6 @@ class RegistryModels:
 
     async def remove(self, name_or_id: str, *, by: Actor, row: int | None = None) -> None:
         """Raises Conflict while it has versions, PreconditionFailed, ModelNotFound."""
-        model = await self._models.get(name_or_id)
+        model = await self.get(name_or_id)
         refuse_other(model, row)
         await self._models.remove(model, change=change(by, "model.remove", model, None))

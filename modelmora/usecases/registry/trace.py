@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from modelmora.domain.registry.audit import Change
 from modelmora.domain.registry.entries import Model, ModelVersion
 from modelmora.errors import PreconditionFailed
+from modelmora.ports import Write
 
 _MODEL, _VERSION = TypeAdapter(Model), TypeAdapter(ModelVersion)
 
@@ -55,3 +56,15 @@ def told(entry: Model | ModelVersion) -> dict[str, Any]:
     adapter: TypeAdapter[Any] = _VERSION if isinstance(entry, ModelVersion) else _MODEL
     value: dict[str, Any] = adapter.dump_python(entry, mode="json")
     return value
+
+
+def written(
+    by: Actor,
+    action: str,
+    before: Model | ModelVersion | None,
+    after: Model | ModelVersion,
+    *,
+    reason: str = "",
+) -> Write:
+    """A change that holds together with others."""
+    return Write(entry=after, change=change(by, action, before, after, reason=reason))

@@ -1,4 +1,4 @@
-"""What is registered: models, versions, lineage, and the audit of every change."""
+"""What is registered: models, versions, their files and lineage, the audit of every change, requests by their keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -29,7 +29,9 @@ def upgrade() -> None:
     """Creates the tables, and what keeps the audit as it is."""
     _create_models()
     _create_versions()
+    _create_files()
     _create_audit()
+    _create_idempotency()
 
 
 def downgrade() -> None:
@@ -37,7 +39,18 @@ def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP TRIGGER audit_append_only ON audit")
         op.execute("DROP FUNCTION modelmora_refuse_change()")
-    for table in ("audit_heads", "audit", "lineage", "versions", "model_tags", "models"):
+    for table in (
+        "idempotency",
+        "audit_heads",
+        "audit",
+        "holds",
+        "tombstones",
+        "version_files",
+        "lineage",
+        "versions",
+        "model_tags",
+        "models",
+    ):
         op.drop_table(table)
 
 
@@ -51,6 +64,7 @@ def _create_models() -> None:
         sa.Column("description", sa.Text, nullable=False),
         sa.Column("owner", sa.Text, nullable=False),
         sa.Column("current", sa.Text, nullable=True, comment="the version that the bare name stands for"),
+        sa.Column("chosen", sa.Boolean, nullable=False, comment="by somebody: what is declared does not move it"),
         *_counted(),
         sa.PrimaryKeyConstraint("tenant", "id", name="pk_models"),
         sa.UniqueConstraint("tenant", "name", name="uq_models_tenant_name"),
@@ -80,7 +94,8 @@ def _create_versions() -> None:
         sa.Column("rank", SORTED, nullable=False, comment="sorts as semantic versions do"),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("provider", sa.Text, nullable=False),
-        sa.Column("artifact", sa.Text, nullable=False, comment="its sha256"),
+        sa.Column("artifact", sa.Text, nullable=True, comment="its sha256; NULL: it is not in the object store"),
+        sa.Column("declared", sa.Boolean, nullable=True, comment="NULL: registered by somebody"),
         sa.Column("content", sa.Text, nullable=False, comment="the whole of it as JSON"),
         *_counted(),
         sa.PrimaryKeyConstraint("tenant", "id", name="pk_versions"),
@@ -91,6 +106,9 @@ def _create_versions() -> None:
     op.create_index("ix_versions_created", "versions", ["tenant", "created_at", "id"])
     op.create_index("ix_versions_changed", "versions", ["tenant", "changed_at", "id"])
     op.create_index("ix_versions_artifact", "versions", ["tenant", "artifact"])
+    few = sa.text("declared IS NOT NULL")
+    columns = ["tenant", "declared", "created_at", "id"]
+    op.create_index("ix_versions_declared", "versions", columns, sqlite_where=few, postgresql_where=few)
     op.create_table(
         "lineage",
         _tenant(),
@@ -100,6 +118,60 @@ def _create_versions() -> None:
         sa.PrimaryKeyConstraint("tenant", "child", "kind", "parent", name="pk_lineage"),
     )
     op.create_index("ix_lineage_parent", "lineage", ["tenant", "kind", "parent"])
+
+
+def _create_files() -> None:
+    op.create_table(
+        "version_files",
+        _tenant(),
+        sa.Column("version_id", sa.Text, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "version_id", "sha256", name="pk_version_files"),
+        sa.ForeignKeyConstraint(
+            ["tenant", "version_id"],
+            ["versions.tenant", "versions.id"],
+            name="fk_version_files_version",
+            ondelete="CASCADE",
+        ),
+    )
+    op.create_index("ix_version_files_sha256", "version_files", ["sha256"])
+    op.create_table(
+        "tombstones",
+        _tenant(),
+        sa.Column("model", sa.Text, nullable=False),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("source", sa.Text, nullable=False, comment="what alone may come back under that number"),
+        sa.Column("removed_at", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "model", "version", name="pk_tombstones"),
+    )
+    op.create_table(
+        "holds",
+        _tenant(),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False, comment="empty: it is condemned"),
+        sa.Column("expires_at", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "sha256", "holder", name="pk_holds"),
+    )
+    op.create_index("ix_holds_sha256", "holds", ["sha256"])
+    op.create_index("ix_holds_holder", "holds", ["tenant", "holder"])
+
+
+def _create_idempotency() -> None:
+    op.create_table(
+        "idempotency",
+        _tenant(),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("route", sa.Text, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False, comment="of the request's body"),
+        sa.Column("holder", sa.Text, nullable=False, comment="who answers it"),
+        sa.Column("expires_at", MOMENT, nullable=False, comment="then, unless it was answered, another may"),
+        sa.Column("status", sa.BigInteger, nullable=True),
+        sa.Column("response", sa.Text, nullable=True, comment="JSON"),
+        sa.Column("done", sa.Boolean, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "key", name="pk_idempotency"),
+    )
+    op.create_index("ix_idempotency_created", "idempotency", ["tenant", "created_at"])
 
 
 def _create_audit() -> None:

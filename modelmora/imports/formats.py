@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from modelmora.domain.models import ModelType
 from modelmora.errors import ValidationFailed
-from registry.pickles import suspicious
+from modelmora.imports.pickles import suspicious
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 MOST_CONFIG_BYTES = 4 * 2**20
@@ -31,11 +29,13 @@ class Sniffed:
 
 def sniff(folder: Path) -> Sniffed:
     """Raises ValidationFailed naming what can be told, for a folder that is none of it."""
-    found = _mlflow(folder)
-    return _of_files(folder) if found is None else found
+    from modelmora.imports import mlflow  # noqa: PLC0415 - which sniffs what is in its directory
+
+    return mlflow.sniff(folder) if mlflow.is_one(folder) else sniff_files(folder)
 
 
-def _of_files(folder: Path) -> Sniffed:
+def sniff_files(folder: Path) -> Sniffed:
+    """As `sniff`, of the files themselves."""
     found = next(filter(None, (tell(folder) for tell in _TELLERS)), None)
     if found is not None:
         return found
@@ -50,17 +50,25 @@ def _of_files(folder: Path) -> Sniffed:
 
 def refuse_executable(folder: Path) -> None:
     """Raises ValidationFailed with every pickle that would import more than weights are made of, and what."""
+    refuse_executables({str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()})
+
+
+def refuse_executables(files: Mapping[str, Path]) -> None:
+    """As `refuse_executable`, of files by the names that they are told by."""
     found: list[str] = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICKLED and path.is_file()):
+    for name, path in sorted(files.items()):
+        if path.suffix.lower() not in PICKLED:
+            continue
         try:
             names = suspicious(path)
         except (ValueError, EOFError, RecursionError) as cause:
             names = [f"nothing that can be read ({cause})"]
         if names:
-            found.append(f"{path.relative_to(folder)} would import {', '.join(names[:5])}")
+            found.append(f"{name} would import {', '.join(names[:5])}")
     if found:
-        said = "files that would execute code when they are read are not taken; store weights as safetensors"
-        raise ValidationFailed(said, field="files", found="; ".join(found)[:2_000], expected="weights alone")
+        named = "; ".join(found)[:2_000]
+        said = f"files that would execute code when they are read are not taken ({named}); store weights as safetensors"
+        raise ValidationFailed(said, field="files", found=named, expected="weights alone")
 
 
 def _open_clip(folder: Path) -> Sniffed | None:
@@ -83,8 +91,10 @@ def _transformers(folder: Path) -> Sniffed | None:
 
 
 def _onnx(folder: Path) -> Sniffed | None:
-    graphs = sorted(folder.glob("*.onnx"))
-    return Sniffed(provider="onnx", type="tensor", why=graphs[0].name) if len(graphs) == 1 else None
+    """The file that the provider takes unless told otherwise."""
+    usual = [name for name in ("model.onnx", "onnx/model.onnx") if (folder / name).is_file()]
+    graphs = usual[:1] or sorted(path.name for path in folder.glob("*.onnx"))
+    return Sniffed(provider="onnx", type="tensor", why=graphs[0]) if len(graphs) == 1 else None
 
 
 def _saved_model(folder: Path) -> Sniffed | None:
@@ -92,45 +102,27 @@ def _saved_model(folder: Path) -> Sniffed | None:
     return Sniffed(provider="tensorflow", type="tensor", why=name) if (folder / name).is_file() else None
 
 
-def _mlflow(folder: Path) -> Sniffed | None:
-    """MLflow's directory: a flavour that is run here, in the folder that it names."""
-    if not (folder / "MLmodel").is_file():
-        return None
-    flavours = _flavours(folder / "MLmodel")
-    for flavour, key in (("onnx", "data"), ("tensorflow", "data"), ("transformers", "model_binary")):
-        told = flavours.get(flavour)
-        inner = told.get(key) if isinstance(told, dict) else None
-        if isinstance(inner, str):
-            within = (folder / inner).resolve()
-            root = within.parent if within.suffix == ".onnx" else within
-            if not root.is_relative_to(folder.resolve()) or not root.is_dir():
-                raise ValidationFailed("MLmodel names a folder that is not in it", field="MLmodel", found=inner[:80])
-            found = _of_files(root)
-            return Sniffed(
-                provider=found.provider,
-                type=found.type,
-                why=f"MLmodel: {flavour}, {found.why}",
-                root="" if root == folder.resolve() else str(root.relative_to(folder.resolve())),
-            )
-    have = ", ".join(sorted(flavours)) or "none"
-    said = "no flavour of this MLflow model is served"
-    raise ValidationFailed(said, field="MLmodel", found=have, expected="onnx, tensorflow or transformers")
+def _sam_checkpoint(folder: Path) -> Sniffed | None:
+    """Meta's own file (segment_anything/build_sam.py)."""
+    files = sorted(folder.glob("*.pth"))
+    one = len(files) == 1 and files[0].name.startswith("sam_vit_")
+    return Sniffed(provider="sam", type="segmentation", why=files[0].name) if one else None
 
 
-_TELLERS: tuple[Callable[[Path], Sniffed | None], ...] = (_open_clip, _transformers, _saved_model, _onnx)
+_TELLERS: tuple[Callable[[Path], Sniffed | None], ...] = (
+    _open_clip,
+    _transformers,
+    _saved_model,
+    _onnx,
+    _sam_checkpoint,
+)
 
 
-def _flavours(path: Path) -> dict[str, Any]:
-    """Raises ValidationFailed for what is no YAML."""
-    try:
-        if path.stat().st_size > MOST_CONFIG_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as cause:
-        said = str(cause).splitlines()[0]
-        raise ValidationFailed(f"MLmodel cannot be read: {said}", field="files", found="MLmodel") from cause
-    found = told.get("flavors") if isinstance(told, dict) else None
-    return found if isinstance(found, dict) else {}
+def read_text(path: Path) -> str:
+    """A file that tells of a model; raises ValueError for one that is too large or no text, OSError."""
+    if (size := path.stat().st_size) > MOST_CONFIG_BYTES:
+        raise ValueError(f"it has {size} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -138,9 +130,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > MOST_CONFIG_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(read_text(path))
         if not isinstance(told, dict):
             raise ValueError("it is no object")
     except (ValueError, RecursionError) as cause:

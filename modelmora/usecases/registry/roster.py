@@ -1,0 +1,146 @@
+"""What is served: the declared models, and the versions that were registered, as they stand now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import structlog
+
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.models import ModelSpec
+from modelmora.domain.registry.entries import Model, ModelVersion
+from modelmora.domain.registry.pages import MOST, AuditQuery, ModelQuery, Paging, VersionQuery
+from modelmora.errors import ModelMoraError, ModelNotFound, NotFound
+from modelmora.ports import AuditLog, RegisteredModels, RegisteredVersions
+
+log = structlog.get_logger(__name__)
+
+PERIOD_S = 1.0
+"""So late at most do other processes see a change."""
+
+
+class Roster:
+    """One process's view of the registry, kept up by following the audit: `now` is replaced as a whole.
+
+    What is declared in the file is served as the file says, unless its entry says that it is not to be served; where
+    somebody chose a version, its name stands for that one, else for what the file says.
+    """
+
+    def __init__(
+        self, declared: Catalogue, models: RegisteredModels, versions: RegisteredVersions, audit: AuditLog
+    ) -> None:
+        self.now = declared
+        self._declared = declared
+        self._models = models
+        self._versions = versions
+        self._audit = audit
+        self._seen: int | None = None
+        self._registered: dict[str, ModelSpec] = {}
+        self._shut: set[str] = set()
+        self._current: dict[str, str] = {}
+        self._refreshing = asyncio.Lock()
+
+    def __call__(self) -> Catalogue:
+        """The catalogue as it stands."""
+        return self.now
+
+    async def follow(self) -> None:
+        """For ever; a store that is away is asked again, and what was known meanwhile holds."""
+        while True:
+            try:
+                await self.refresh()
+            except ModelMoraError as error:
+                log.warning("registry_not_followed", code=error.code, detail=error.detail)
+            await asyncio.sleep(PERIOD_S)
+
+    async def refresh(self) -> None:
+        """Everything that was changed until now is in `now` afterwards. Raises DependencyUnavailable."""
+        async with self._refreshing:
+            head = await self._audit.head()
+            if head == self._seen:
+                return
+            if self._seen is None or head < self._seen:  # the second: another database took its place
+                await self._read_all()
+            else:
+                await self._read_changes(self._seen)
+            self._seen = head
+            self.now = self._catalogue()
+
+    async def _read_all(self) -> None:
+        self._registered, self._shut, self._current = {}, set(), {}
+        for state in ("approved", "deployed"):
+            async for version in self._pages(VersionQuery(state=state, page=Paging(limit=MOST))):
+                self._note(version)
+        async for version in self._pages(VersionQuery(declared=True, page=Paging(limit=MOST))):
+            self._note(version)
+        cursor: str | None = None
+        while True:
+            page = await self._models.find(ModelQuery(page=Paging(limit=MOST, cursor=cursor)))
+            for model in page.items:
+                self._note_model(model)
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def _pages(self, query: VersionQuery) -> AsyncIterator[ModelVersion]:
+        while True:
+            page = await self._versions.find(query)
+            for version in page.items:
+                yield version
+            if page.next_cursor is None:
+                return
+            query = replace(query, page=Paging(limit=MOST, cursor=page.next_cursor))
+
+    async def _read_changes(self, after: int) -> None:
+        """Each entry that was changed is read as it is now; it may have been changed several times."""
+        subjects: dict[str, None] = {}
+        query = AuditQuery(after=after, page=Paging(limit=MOST))
+        while True:
+            page = await self._audit.entries(query)
+            subjects |= dict.fromkeys(entry.change.subject for entry in page.items)
+            if page.next_cursor is None:
+                break
+            query = replace(query, page=Paging(limit=MOST, cursor=page.next_cursor))
+        for subject in subjects:
+            await self._read(subject)
+
+    async def _read(self, subject: str) -> None:
+        name, _, version = subject.partition("@")
+        if not version:
+            try:
+                self._note_model(await self._models.get(name))
+            except ModelNotFound:
+                self._current.pop(name, None)
+            return
+        try:
+            self._note(await self._versions.get(name, version))
+        except NotFound:
+            self._registered.pop(subject, None)
+            self._shut.discard(subject)
+
+    def _note(self, version: ModelVersion) -> None:
+        key = version.key
+        if version.declared is not None:
+            self._registered.pop(key, None)
+            (self._shut.discard if version.servable else self._shut.add)(key)
+        elif version.servable:
+            self._registered[key] = version.spec()
+        else:
+            self._registered.pop(key, None)
+
+    def _note_model(self, model: Model) -> None:
+        if model.chosen and model.current is not None:
+            self._current[model.name] = model.current
+        else:
+            self._current.pop(model.name, None)
+
+    def _catalogue(self) -> Catalogue:
+        groups = {group.name for group in self._declared.groups}
+        declared = [spec for spec in self._declared.models if spec.key not in self._shut]
+        own = {spec.key for spec in self._declared.models}
+        registered = [spec for key, spec in self._registered.items() if spec.group in groups and key not in own]
+        homeless = [key for key, spec in self._registered.items() if spec.group not in groups]
+        if homeless:
+            log.warning("groups_missing", models=homeless[:20], groups=sorted(groups))
+        return Catalogue((*declared, *registered), self._declared.groups, dict(self._current))

@@ -1,0 +1,94 @@
+"""Making another version current while its model is in use: load, warm, switch, drain, unload."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from modelmora.domain.models import ModelRef, ModelSpec
+from modelmora.domain.registry.entries import Model
+from modelmora.errors import ModelMoraError, NotFound
+from modelmora.ports import DesiredModels, ModelHost
+from modelmora.usecases.registry.models import RegistryModels
+from modelmora.usecases.registry.roster import PERIOD_S, Roster
+from modelmora.usecases.registry.trace import Actor, refuse_other
+from modelmora.usecases.registry.versions import RegistryVersions
+
+log = structlog.get_logger(__name__)
+
+DRAIN_S = 2 * PERIOD_S
+"""After the switch other processes may go on asking for the old version that long."""
+
+
+class Swap:
+    """One at a time in a process; between processes the entry's count of changes decides."""
+
+    def __init__(
+        self,
+        models: RegistryModels,
+        versions: RegistryVersions,
+        roster: Roster,
+        host: ModelHost,
+        desired: DesiredModels,
+        *,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        self._models = models
+        self._versions = versions
+        self._roster = roster
+        self._host = host
+        self._desired = desired
+        self._drain_s = drain_s
+        self._swapping = asyncio.Lock()
+
+    async def make_current(
+        self, ref: str, version: str, *, by: Actor, row: int | None = None, deadline: float
+    ) -> Model:
+        """The model once its name stands for the version and the one before is out of memory.
+
+        Until the switch, whatever goes wrong leaves everything as it was. Raises what loading raises, WrongState for a
+        version that is not approved, PreconditionFailed, ModelNotFound, VersionNotFound.
+        """
+        async with self._swapping:
+            model, chosen = await self._models.get(ref), await self._versions.get(ref, version)
+            refuse_other(model, row)
+            new, old = chosen.spec(), self._served(model.name)
+            if old is not None and old.key == new.key and model.chosen:
+                return model
+            if old is not None and old.key != new.key:
+                await self._bring(new, deadline=deadline)
+            changed = await self._versions.make_current(ref, version, by=by, row=row)
+            await self._roster.refresh()
+            log.info("model_switched", model=model.name, version=version, before=old and old.version)
+            if old is not None and old.key != new.key:
+                await self._let_go(old, new, deadline=deadline)
+            return changed
+
+    def _served(self, name: str) -> ModelSpec | None:
+        try:
+            return self._roster.now.get(ModelRef(name))
+        except NotFound:
+            return None
+
+    async def _bring(self, new: ModelSpec, *, deadline: float) -> None:
+        if new.warmup:
+            await self._host.warmup(new, deadline=deadline)
+        else:
+            await self._host.load(new, deadline=deadline)
+
+    async def _let_go(self, old: ModelSpec, new: ModelSpec, *, deadline: float) -> None:
+        """What new workers load follows the name; then the old one goes, once nobody can be asking for it any more.
+
+        It is switched already: what fails here is logged.
+        """
+        try:
+            wished = {(wish.name, wish.version): wish.wanted for wish in await self._desired.all()}
+            if old.default or wished.get((old.name, old.version)) == "loaded":
+                await self._desired.set(new.name, new.version, "loaded")
+            await asyncio.sleep(min(self._drain_s, max(0.0, deadline - time.monotonic())))
+            await self._desired.set(old.name, old.version, "unloaded")
+            await self._host.unload(old, deadline=deadline)
+        except ModelMoraError as error:
+            log.warning("old_version_stays", model=old.name, version=old.version, code=error.code, detail=error.detail)

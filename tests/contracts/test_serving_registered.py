@@ -1,0 +1,267 @@
+"""What is registered reaches the catalogue, and its name another version, without anybody being failed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec
+from modelmora.domain.registry.artifact import ArtifactFile
+from modelmora.domain.registry.entries import Running
+from modelmora.errors import (
+    DependencyUnavailable,
+    ModelLoadFailed,
+    ModelNotFound,
+    OutOfMemory,
+    PreconditionFailed,
+    ValidationFailed,
+    VersionNotFound,
+    WrongState,
+)
+from modelmora.usecases.registry import Registration
+from modelmora.usecases.registry.roster import Roster
+from tests.fakes import FakeDesires, FakeHost, until
+from tests.registries import ANN, RealRegistry
+from wiring.registry import registry_of
+
+DECLARED = ModelSpec(
+    name="birds", version="0.1.0", type="classification", provider="noop", source="bundled:noop", default=True
+)
+CATALOGUE = Catalogue((DECLARED,), (GroupSpec(),))
+MEASURED = {
+    "p50_ms": 1.5, "p95_ms": 2.5, "memory_bytes": 1000, "device": "cpu", "engine": "torch", "precision": "fp32",
+}  # fmt: skip
+REPORT = {
+    "stage": "report",
+    "dimension": 0,
+    "labels": ["wren", "rook"],
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
+    "outputs": [],
+    "measured": MEASURED,
+}
+
+
+class World:
+    """A registry over SQLite, workers as told, and the roster of this process and of another."""
+
+    def __init__(self) -> None:
+        self.host, self.desires = FakeHost(), FakeDesires()
+        self.real = RealRegistry(CATALOGUE, self.host, self.desires)
+        self.roster, self.registry = self.real.roster, self.real.registry
+        database = self.real.database
+        self.other = Roster(CATALOGUE, database.models, database.versions, database.audit)
+
+    def served(self, ref: str = "birds") -> str:
+        return self.roster.now.get(ModelRef.parse(ref)).version
+
+    async def swap(self, version: str, **more: Any) -> None:
+        await self.registry.swap.make_current("birds", version, by=ANN, deadline=time.monotonic() + 5, **more)
+
+    async def validate(self, version: str = "1.0.0") -> list[Any]:
+        deadline = time.monotonic() + 5
+        return [s async for s in self.registry.validation.validate("birds", version, by=ANN, deadline=deadline)]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    await made.roster.refresh()
+    yield made
+    await made.real.close()
+
+
+# --- the roster --------------------------------------------------------------------------------------------------
+
+
+async def test_what_passed_is_served_beside_what_is_declared(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.roster.refresh()
+    spec = world.roster.now.get(ModelRef("birds", "1.0.0"))
+    assert (spec.source[:7], spec.provider) == ("object:", "noop")
+    assert world.served("birds@0.1.0") == "0.1.0"
+
+
+async def test_what_has_not_passed_is_not_served(world: World) -> None:
+    await world.real.registered("1.0.0")
+    await world.roster.refresh()
+    with pytest.raises(VersionNotFound, match=r"birds has no version 1\.0\.0; it has 0\.1\.0"):
+        world.served("birds@1.0.0")
+
+
+async def test_another_process_sees_each_change_when_it_looks(world: World) -> None:
+    await world.other.refresh()
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    await world.other.refresh()
+    assert world.other.now.get(ModelRef("birds")).version == "1.0.0"
+    await world.registry.versions.move("birds", "0.1.0", "archive", by=ANN)
+    await world.other.refresh()
+    with pytest.raises(VersionNotFound):
+        world.other.now.get(ModelRef("birds", "0.1.0"))
+
+
+async def test_a_process_that_starts_later_sees_the_same(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.real.approved("1.0.0", model="fish")
+    await world.swap("1.0.0")
+    await world.other.refresh()
+    await world.roster.refresh()
+    one, another = world.roster.now, world.other.now
+    assert ({m.key for m in one.models}, one.current) == ({m.key for m in another.models}, another.current)
+
+
+async def test_what_was_removed_is_gone(world: World) -> None:
+    await world.real.approved("1.0.0", model="fish")
+    await world.roster.refresh()
+    await world.registry.versions.remove("fish", "1.0.0", by=ANN)
+    await world.roster.refresh()
+    with pytest.raises(ModelNotFound):
+        world.roster.now.get(ModelRef("fish"))
+
+
+async def test_a_version_of_a_group_that_is_not_here_is_not_served_here(world: World) -> None:
+    await world.real.approved("1.0.0", running=Running(provider="noop", group="gpus"))
+    await world.roster.refresh()
+    with pytest.raises(VersionNotFound):
+        world.served("birds@1.0.0")
+
+
+async def test_a_group_that_nobody_runs_is_refused_when_it_is_registered(world: World) -> None:
+    await world.registry.models.add("fish", "classification", by=ANN)
+    stored = await world.real.stored(b"weights")
+    file = ArtifactFile(path="weights.safetensors", bytes=stored.bytes, sha256=stored.sha256)
+    given = Registration(version="1.0.0", files=(file,), running=Running(provider="noop", group="gpus"))
+    wired = registry_of(world.real.database, world.real.objects, world.roster, world.host)
+    with pytest.raises(ValidationFailed, match="there is no group 'gpus': groups are fixed") as caught:
+        await wired.versions.register("fish", given, by=ANN)
+    assert (caught.value.field, caught.value.expected) == ("group", "default")
+
+
+async def test_nothing_is_read_while_nothing_changes(world: World) -> None:
+    before = world.roster.now
+    await world.roster.refresh()
+    assert world.roster.now is before
+
+
+# --- the swap ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_new_one_is_warm_before_the_name_moves_and_the_old_one_goes_after(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    assert world.host.changes == [("warmup", "birds@1.0.0"), ("unload", "birds@0.1.0")]
+    assert world.served() == "1.0.0"
+    assert world.roster.now.default("classification").version == "1.0.0"
+
+
+async def test_the_name_stands_for_the_old_one_until_the_new_one_is_warm(world: World) -> None:
+    await world.real.approved("1.0.0")
+    world.host.troubles["birds@1.0.0"] = OutOfMemory("no room")
+    with pytest.raises(OutOfMemory):
+        await world.swap("1.0.0")
+    assert world.served() == "0.1.0"
+    assert (await world.registry.models.get("birds")).chosen is False
+    assert ("unload", "birds@0.1.0") not in world.host.changes
+
+
+async def test_workers_that_come_later_load_what_the_default_stands_for_now(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    wanted = {(wish.name, wish.version): wish.wanted for wish in await world.desires.all()}
+    assert wanted == {("birds", "1.0.0"): "loaded", ("birds", "0.1.0"): "unloaded"}
+
+
+async def test_an_old_one_that_does_not_go_does_not_undo_the_swap(world: World) -> None:
+    await world.real.approved("1.0.0")
+    world.host.troubles["birds@0.1.0"] = DependencyUnavailable("gone")
+    await world.swap("1.0.0")
+    assert world.served() == "1.0.0"
+
+
+async def test_asked_twice_it_is_done_once(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    done = list(world.host.changes)
+    await world.swap("1.0.0")
+    assert world.host.changes == done
+
+
+async def test_what_is_not_approved_or_was_changed_meanwhile_is_refused_before_anything_is_loaded(world: World) -> None:
+    await world.real.registered("1.0.0")
+    with pytest.raises(WrongState, match="is registered and is not served"):
+        await world.swap("1.0.0")
+    await world.real.approved("2.0.0", content=b"other")
+    with pytest.raises(PreconditionFailed):
+        await world.swap("2.0.0", row=99)
+    assert world.host.changes == []
+
+
+# --- validation --------------------------------------------------------------------------------------------------
+
+
+async def test_what_passes_is_approved_with_what_was_found_out(world: World) -> None:
+    await world.real.registered("1.0.0")
+    world.host.findings = [{"stage": "loading"}, REPORT]
+    *steps, last = await world.validate()
+    assert steps == [{"stage": "loading"}]
+    assert last["version"]["state"] == "approved"
+    entry = await world.registry.versions.get("birds", "1.0.0")
+    assert (entry.labels, entry.inputs[0].name) == (("wren", "rook"), "x")
+    assert (entry.baseline.p95_ms, entry.baseline.memory_bytes) == (2.5, 1000)
+    assert world.served("birds@1.0.0") == "1.0.0"
+
+
+async def test_the_first_that_passes_of_a_new_model_is_what_its_name_stands_for(world: World) -> None:
+    await world.real.registered("1.0.0", model="fish")
+    world.host.findings = [REPORT]
+    deadline = time.monotonic() + 5
+    _ = [s async for s in world.registry.validation.validate("fish", "1.0.0", by=ANN, deadline=deadline)]
+    assert (await world.registry.models.get("fish")).current == "1.0.0"
+    assert world.served("fish") == "1.0.0"
+
+
+async def test_what_does_not_pass_says_why_and_may_be_looked_at_again(world: World) -> None:
+    await world.real.registered("1.0.0")
+    world.host.troubles["birds@1.0.0"] = ModelLoadFailed("weights do not fit")
+    (last,) = await world.validate()
+    assert (last["version"]["state"], last["version"]["failure"]) == ("validation_failed", "weights do not fit")
+    world.host.troubles, world.host.findings = {}, [REPORT]
+    (last,) = await world.validate()
+    assert last["version"]["state"] == "approved"
+
+
+@pytest.mark.parametrize("trouble", [DependencyUnavailable("the store is away"), OutOfMemory("full")])
+async def test_what_is_the_machines_fault_is_not_the_versions(world: World, trouble: Exception) -> None:
+    await world.real.registered("1.0.0")
+    world.host.troubles["birds@1.0.0"] = trouble
+    with pytest.raises(type(trouble)):
+        await world.validate()
+    assert (await world.registry.versions.get("birds", "1.0.0")).state == "registered"
+
+
+async def test_a_load_that_may_be_tried_again_is_no_verdict(world: World) -> None:
+    await world.real.registered("1.0.0")
+    world.host.troubles["birds@1.0.0"] = ModelLoadFailed("out of memory while loading", retry_after_s=5.0)
+    with pytest.raises(ModelLoadFailed):
+        await world.validate()
+    assert (await world.registry.versions.get("birds", "1.0.0")).state == "registered"
+
+
+async def test_an_approved_one_is_not_validated_again(world: World) -> None:
+    await world.real.approved("1.0.0")
+    with pytest.raises(WrongState, match="is approved; only what is registered is validated"):
+        await world.validate()
+
+
+async def test_what_nobody_waits_for_is_looked_at_in_the_background(world: World) -> None:
+    world.host.findings = [REPORT]
+    working = asyncio.create_task(world.registry.validation.run())
+    world.registry.validation.begin(await world.real.registered("1.0.0"))
+    await until(lambda: "birds@1.0.0" in {spec.key for spec in world.roster.now.models})
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)

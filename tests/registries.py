@@ -1,0 +1,165 @@
+"""A real registry for the doors' tests: the use cases over an SQLite file and a folder, which are made at first use."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+
+from adapters.database import Database
+from adapters.database.engine import create_engine
+from adapters.objects import FileObjects
+from api.calls import new_id
+from modelmora.domain.catalogue import Catalogue
+from modelmora.domain.registry.artifact import ArtifactFile
+from modelmora.domain.registry.entries import ModelVersion, Running
+from modelmora.errors import ModelNotFound
+from modelmora.ports import DesiredModels, ModelHost, StoredObject
+from modelmora.usecases.registry import (
+    Actor,
+    Idempotency,
+    Registration,
+    Registry,
+    RegistryAudit,
+    RegistryFiles,
+    RegistryModels,
+    RegistryVersions,
+)
+from modelmora.usecases.registry.declaration import declare
+from modelmora.usecases.registry.roster import Roster
+from modelmora.usecases.registry.swap import Swap
+from modelmora.usecases.registry.validation import Validation
+
+ANN = Actor(name="ann", request_id="r-1")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RealRegistry:
+    """All of it, with a catalogue's models declared. Nothing is made before somebody asks; who did closes it."""
+
+    def __init__(self, catalogue: Catalogue, host: ModelHost, desired: DesiredModels) -> None:
+        self._catalogue = catalogue
+        self.folder = Path(tempfile.mkdtemp(prefix="modelmora-registry-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.file = self.folder / "modelmora.db"
+        engine = create_engine(_url(self.file))
+        event.listen(engine.sync_engine, "do_connect", self._make)
+        self.database = Database(engine)
+        self.objects = FileObjects(self.folder / "objects")
+        database = self.database
+        self.roster = Roster(catalogue, database.models, database.versions, database.audit)
+        self.models = RegistryModels(database.models, new_id=new_id, clock=now)
+        self.versions = RegistryVersions(
+            database.models,
+            database.versions,
+            together=database.together,
+            lineages=database.lineage,
+            objects=self.objects,
+            holds=database.holds,
+            new_id=new_id,
+            clock=now,
+        )
+        self.validation = Validation(self.models, self.versions, self.roster, host, database.leases, holder="this test")
+        self.registry = Registry(
+            models=self.models,
+            versions=self.versions,
+            files=RegistryFiles(self.objects, database.holds, database.leases, clock=now),
+            audit=RegistryAudit(database.audit),
+            once=Idempotency(database.idempotency),
+            swap=Swap(self.models, self.versions, self.roster, host, desired, drain_s=0),
+            validation=self.validation,
+        )
+
+    async def close(self) -> None:
+        await self.database.close()
+
+    async def stored(self, content: bytes) -> StoredObject:
+        """A file in the object store."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content
+
+        return await self.registry.files.put(chunks())
+
+    async def registered(
+        self, version: str = "1.0.0", *, model: str = "birds", content: bytes = b"weights", **more: Any
+    ) -> ModelVersion:
+        """A version of one file, `model/weights.safetensors`; its model is made where it is not there."""
+        try:
+            await self.models.get(model)
+        except ModelNotFound:
+            await self.models.add(model, "classification", by=ANN)
+        stored = await self.stored(content)
+        file = ArtifactFile(path="model/weights.safetensors", bytes=stored.bytes, sha256=stored.sha256)
+        given = {"running": Running(provider="noop"), **more}
+        return await self.versions.register(model, Registration(version=version, files=(file,), **given), by=ANN)
+
+    async def approved(self, version: str = "1.0.0", **more: Any) -> ModelVersion:
+        """One that passed."""
+        return await self.versions.validated(await self.registered(version, **more), by=ANN)
+
+    def _make(self, *_: object) -> None:
+        """Before the first connection."""
+        if not self.file.exists():
+            self.file.write_bytes(_made(self._catalogue))
+
+
+_MADE: dict[str, bytes] = {}
+
+
+def _made(catalogue: Catalogue) -> bytes:
+    """A database with what is declared; made once in a run."""
+    key = repr(catalogue.models)
+    if key not in _MADE:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "modelmora.db"
+            _elsewhere(functools.partial(_declare, _url(file), catalogue))
+            _MADE[key] = file.read_bytes()
+    return _MADE[key]
+
+
+async def _declare(url: str, catalogue: Catalogue) -> None:
+    database = await Database.open(url)
+    refused = await declare(
+        catalogue.models,
+        models=database.models,
+        versions=database.versions,
+        together=database.together,
+        new_id=new_id,
+        clock=now,
+    )
+    await database.close()
+    assert not refused
+
+
+def _elsewhere(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """On a thread with a loop of its own: somebody's loop may be running here."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _url(file: Path) -> str:
+    return f"sqlite+aiosqlite:///{file}"
