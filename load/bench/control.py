@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http.client import HTTPConnection
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -21,6 +23,11 @@ def ask(port: int, method: str, path: str, *, timeout_s: float = _WAIT_S) -> Any
 def send(port: int, method: str, path: str, body: dict[str, Any], *, timeout_s: float = _WAIT_S) -> Any:
     """As `ask`, with a JSON body."""
     return json.loads(_exchange(port, method, path, timeout_s, json.dumps(body).encode()))
+
+
+def put(port: int, path: str, file: BinaryIO, size: int, *, timeout_s: float = _WAIT_S) -> None:
+    """Sends a file of that many bytes as it is read; raises Trouble when it is not taken."""
+    _exchange(port, "PUT", path, timeout_s, file, {"content-length": str(size)})
 
 
 def steps(port: int, path: str, *, timeout_s: float = _WAIT_S) -> list[dict[str, Any]]:
@@ -42,10 +49,17 @@ def total(text: str, name: str, **labels: str) -> float:
     return sum((one.value for one in samples if one.name == name and labels.items() <= one.labels.items()), 0.0)
 
 
-def _exchange(port: int, method: str, path: str, timeout_s: float, content: bytes | None = None) -> str:
+def _exchange(
+    port: int,
+    method: str,
+    path: str,
+    timeout_s: float,
+    content: bytes | BinaryIO | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
-        headers = {"x-modelmora-timeout-ms": str(int(timeout_s * 1000)), "content-type": "application/json"}
+        headers = {"x-modelmora-timeout-ms": str(int(timeout_s * 1000)), "content-type": "application/json", **more}
         connection.request(method, path, body=content, headers=headers)
         response = connection.getresponse()
         body = response.read().decode(errors="replace")

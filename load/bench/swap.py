@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +122,5 @@ def _put(ours: Server, path: Path, name: str) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         file.seek(0)
-        connection = HTTPConnection("127.0.0.1", ours.http_port, timeout=600)
-        try:
-            headers = {"content-length": str(size)}
-            connection.request("PUT", f"/api/v1/artifacts/{digest}", body=file, headers=headers)
-            answer = connection.getresponse()
-            said = answer.read()
-        finally:
-            connection.close()
-    if answer.status >= 300:
-        raise Trouble(f"{name} was answered with {answer.status}: {said[:500]!r}")
+        control.put(ours.http_port, f"/api/v1/artifacts/{digest}", file, size)
     return {"path": name, "bytes": size, "sha256": digest}

@@ -43,7 +43,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.Description:
         try:
-            spec = self._host.told(request.spec) if request.spec else self._host.spec(request.model)
+            spec = self._asked_for(request)
             provider = self._host.provider(spec)
             async with self._host.files(spec) as folder:
                 value = await asyncio.to_thread(provider.describe, spec, folder)
@@ -91,7 +91,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
 
     async def Examine(self, request: pb.ExamineRequest, context: Context) -> AsyncIterator[pb.Finding]:
         try:
-            spec = self._host.told(request.spec) if request.spec else self._host.spec(request.model)
+            spec = self._asked_for(request)
             steps = examine(self._host, spec, request.what, deadline=time.monotonic() + request.timeout_ms / 1e3)
             async with contextlib.aclosing(steps):
                 async for step in steps:
@@ -106,6 +106,10 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
         self._host.pool.inform(wire.footprints_of(request))
         return pb.Informed()
 
+    def _asked_for(self, request: pb.DescribeRequest | pb.ModelRequest | pb.ExamineRequest) -> ModelSpec:
+        """As the caller knows the model, or else as it is known here; raises ModelNotFound, VersionNotFound."""
+        return self._host.told(request.spec) if request.spec else self._host.spec(request.model)
+
     async def _change(
         self, request: pb.ModelRequest, change: Callable[[ModelSpec], Awaitable[object]]
     ) -> pb.ModelReply:
@@ -113,7 +117,7 @@ class RunnerServicer(runner_pb2_grpc.RunnerServicer):
         started = time.monotonic()
         reply = pb.ModelReply(model=request.model)
         try:
-            await change(self._host.told(request.spec) if request.spec else self._host.spec(request.model))
+            await change(self._asked_for(request))
         except ModelMoraError as error:
             reply.error.CopyFrom(error_to_wire(error))
         except Exception as cause:

@@ -265,3 +265,4 @@ async def test_what_nobody_waits_for_is_looked_at_in_the_background(world: World
     await until(lambda: "birds@1.0.0" in {spec.key for spec in world.roster.now.models})
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
+    assert (await world.registry.versions.get("birds", "1.0.0")).state == "approved"
