@@ -137,7 +137,7 @@ class RunnerHost:
         self._server.add_insecure_port(f"unix:{self.socket}")
         await self._server.start()
         self._preloading = asyncio.create_task(self._preload())
-        self._resolving = asyncio.create_task(Resolver(self).run())
+        self._resolving = asyncio.create_task(Resolver(self).follow())
         log.info("runner_started", group=self._settings.group, pid=os.getpid())
 
     async def stop(self) -> None:
