@@ -11,7 +11,7 @@ from training.shapes_sam import coins
 from training.shapes_sam.evaluate import overlap
 from training.shapes_sam.picture import EVERYTHING, around, cut_out, drawn, everything_in
 
-PICTURE = ROOT / "docs" / "pictures" / "masks.jpg"
+PICTURE = ROOT / "docs" / "masks.jpg"
 
 
 def test_coins_of_a_photograph_are_cut_out_by_their_boxes(shipped: Server) -> None:
@@ -54,4 +54,4 @@ def test_the_picture_of_readme_is_small_and_shown_with_what_it_is() -> None:
     with Image.open(PICTURE) as picture:
         assert (picture.height, picture.width > 4 * width) == (2 * height, True)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "docs/pictures/masks.jpg" in readme
+    assert "docs/masks.jpg" in readme
