@@ -20,7 +20,7 @@ from modelmora.domain.batching import Lanes
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, Task
 from modelmora.errors import CapabilityMissing, ModelMoraError
-from modelmora.ports import Warmed, WorkerView
+from modelmora.ports import Holding, Warmed, WorkerView
 from modelmora.proto import runner_pb2_grpc
 from runners import devices
 from runners.batcher import DEFAULT_MAX_BATCH, LANE_ITEMS, Batcher
@@ -137,7 +137,7 @@ class RunnerHost:
         self._server.add_insecure_port(f"unix:{self.socket}")
         await self._server.start()
         self._preloading = asyncio.create_task(self._preload())
-        self._resolving = asyncio.create_task(Resolver(self).run())
+        self._resolving = asyncio.create_task(Resolver(self).follow())
         log.info("runner_started", group=self._settings.group, pid=os.getpid())
 
     async def stop(self) -> None:
@@ -157,19 +157,22 @@ class RunnerHost:
 
     def spec(self, model: str) -> ModelSpec:
         """The model of a `name@version` that was declared or told; raises ModelNotFound, VersionNotFound."""
-        return self._declared.get(model) or self._told.get(model) or self._catalogue.get(ModelRef.parse(model))
+        return self._told.get(model) or self._declared.get(model) or self._catalogue.get(ModelRef.parse(model))
 
     def told(self, spec: bytes) -> ModelSpec:
-        """A registered model that a caller knows: from now on it is known here as well. What is declared here stays."""
+        """A registered model that a caller knows: from now on it is known here as well.
+
+        What is declared here stays, but where somebody has registered its number.
+        """
         model = wire.spec_of(spec)
-        if model.key not in self._declared:
+        if model.key not in self._declared or model.source.startswith("object:"):
             self._told[model.key] = model
         return self.spec(model.key)
 
     def models(self) -> Sequence[ModelSpec]:
         """The models of this worker's group, as far as it has heard of them."""
-        known = (*self._declared.values(), *self._told.values())
-        return [spec for spec in known if spec.group == self._settings.group]
+        known = {**self._declared, **self._told}
+        return [spec for spec in known.values() if spec.group == self._settings.group]
 
     @property
     def group(self) -> GroupSpec:
@@ -213,12 +216,12 @@ class RunnerHost:
             resident_bytes=devices.resident(),
             budget_bytes=self.pool.budget_bytes(home),
             held_bytes=self.pool.held_bytes(home),
-            holdings={h.model: h for h in self.pool.holdings() if self._is_known(h.model)},
+            holdings={h.model: h for h in self.pool.holdings() if self._is_shown(h)},
         )
 
-    def _is_known(self, model: str) -> bool:
-        """Copies that pass are nobody else's concern."""
-        return model in self._declared or model in self._told
+    def _is_shown(self, holding: Holding) -> bool:
+        """Copies that pass are nobody else's concern, and of what was registered only what is here."""
+        return holding.model in self._declared or (holding.model in self._told and holding.state != "unloaded")
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

@@ -50,7 +50,7 @@ def registry_of(database: Database, objects: Objects, roster: Roster, host: Mode
 
 async def follow_registry(database: Database, declared: Catalogue) -> Roster:
     """What is declared becomes entries; the roster knows everything that there is now. Raises DependencyUnavailable."""
-    await declare(
+    refused = await declare(
         declared.models,
         models=database.models,
         versions=database.versions,
@@ -58,7 +58,8 @@ async def follow_registry(database: Database, declared: Catalogue) -> Roster:
         new_id=new_id,
         clock=_now,
     )
-    roster = Roster(declared, database.models, database.versions, database.audit)
+    keys = [one.key for one in refused]
+    roster = Roster(declared, database.models, database.versions, database.audit, refused=keys)
     await roster.refresh()
     return roster
 

@@ -18,6 +18,7 @@ from modelmora.domain.registry.texts import check_text
 from modelmora.errors import ValidationFailed
 
 Row: TypeAlias = RowMapping
+LONGEST_CURSOR = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,14 @@ class Keyset:
 
     def _seen(self, paging: Paging) -> tuple[Any, Any]:
         try:
-            name, descending, value, tie = json.loads(base64.urlsafe_b64decode(paging.cursor or ""))
+            cursor = paging.cursor or ""
+            if len(cursor) > LONGEST_CURSOR:
+                raise ValueError("longer than any")
+            name, descending, value, tie = json.loads(base64.urlsafe_b64decode(cursor))
             if (name, descending) != (self.by.name, paging.descending):
                 raise ValueError("of another order")
             return _of(self.by, value), _of(self.tie, tie)
-        except (ValueError, TypeError, OverflowError, ValidationFailed) as cause:
+        except (ValueError, TypeError, OverflowError, RecursionError, ValidationFailed) as cause:
             said = "not a cursor of this list in this order"
             found = (paging.cursor or "")[:80]
             raise ValidationFailed(

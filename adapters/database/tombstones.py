@@ -1,4 +1,4 @@
-"""Numbers of versions that were removed: they come back with what they had, or not at all."""
+"""Numbers of versions that were removed: nobody registers them again; what is declared comes back with its source."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ class Tombstones:
         return found
 
     async def refuse_other(self, connection: AsyncConnection, version: ModelVersion) -> None:
-        """Raises Conflict for a version that was removed and consisted of something else."""
+        """Raises Conflict for a version that was removed, but for one that is declared as it was.
+
+        What remembers the number means what it had, and that is more than its files: how it is run, for one.
+        """
         source = await self.source(connection, version.model, version.version)
-        if source is not None and source != version.source:
-            said = f"{version.key} was removed and had other files; take another number"
+        if source is not None and (version.declared is None or source != version.source):
+            said = f"{version.key} was removed; take another number"
             raise Conflict(said, field="version", found=version.source[:80], expected=source[:80])

@@ -143,7 +143,10 @@ class S3Objects:
 
     def _send(self, key: str, source: _Source) -> None:
         """Part by part; blocks. A part that fails ends the whole upload, which the client takes back."""
-        self._client.put_object(self._bucket, key, cast(BinaryIO, source), -1, part_size=PART_BYTES)
+        # One part at a time: of several the client leaves the threads behind when the source breaks off.
+        self._client.put_object(
+            self._bucket, key, cast(BinaryIO, source), -1, part_size=PART_BYTES, num_parallel_uploads=1
+        )
 
     def _give_up(self, older_than: datetime) -> int:
         """Uploads in parts that nobody will end; blocks. The client has these two calls for itself alone."""
@@ -202,13 +205,21 @@ class S3Objects:
     async def _ask(
         self, work: Callable[[], T], *, left: Callable[[], None] | None = None, on: ThreadPoolExecutor | None = None
     ) -> T:
-        """In a thread; `left` is told when nobody waits any more. Raises DependencyUnavailable."""
+        """In a thread; `left` is told when nobody waits any more, and then it ends soon, which is waited for.
+
+        Raises DependencyUnavailable.
+        """
         try:
-            return await self._in_thread(work, on)
-        except asyncio.CancelledError:
-            if left is not None:
+            if left is None:
+                return await self._in_thread(work, on)
+            working = asyncio.ensure_future(self._in_thread(work, on))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
                 left()
-            raise
+                await asyncio.wait([working])
+                working.cancelled() or working.exception()
+                raise
         except (S3Error, *_TROUBLES) as cause:
             raise self._unavailable(cause) from cause
 
@@ -252,6 +263,8 @@ class _Source(io.RawIOBase):
         if self._left:
             raise OSError("the upload was given up")
         self._waiting = asyncio.run_coroutine_threadsafe(self._following(), self._loop)
+        if self._left:  # in between: whoever left did not see what is waited for now
+            self._waiting.cancel()
         try:
             return self._waiting.result()
         except CancelledError:

@@ -22,14 +22,16 @@ from starlette.requests import Request
 from api.http.bodies import check_json
 from api.threads import here
 from modelmora.domain.models import Batching, Engine, ModelType, Precision
-from modelmora.domain.registry.artifact import ArtifactFile
-from modelmora.domain.registry.entries import Running
+from modelmora.domain.registry.artifact import MOST_FILES, ArtifactFile
+from modelmora.domain.registry.entries import MOST_TAGS, Running
 from modelmora.domain.registry.provenance import Metric, PerformanceBaseline, TrainingMetadata
 from modelmora.errors import Fault, InvalidInput, ValidationFailed
 from modelmora.usecases.registry import Registration
 from modelmora.usecases.registry.models import Amendment
 
-LARGEST, MOST_FAULTS = 2**63, 100
+LARGEST, MOST_FAULTS, MOST_METRICS = 2**63, 100, 1_000
+TOLD_APART = 10_000
+"""Of a body with more faults than that none is told by itself: they would take many times its size."""
 SMALL, FEW = 65_536, 500
 """Bytes of a body, and files of a version, that are looked through on the loop."""
 
@@ -63,7 +65,7 @@ class NewModel(Body):
     name: str
     type: ModelType
     description: str = ""
-    tags: list[str] = []
+    tags: Annotated[list[str], Field(max_length=MOST_TAGS)] = []
     owner: str = ""
 
 
@@ -71,7 +73,7 @@ class ModelChanges(Body):
     """What is left out stays as it is."""
 
     description: str = ""
-    tags: list[str] = []
+    tags: Annotated[list[str], Field(max_length=MOST_TAGS)] = []
     owner: str = ""
 
     def amendment(self) -> Amendment:
@@ -122,7 +124,7 @@ class NewMetric(Body):
 class NewBaseline(Body):
     """What later measurements are held against; what is left out is measured by validation."""
 
-    metrics: list[NewMetric] = []
+    metrics: Annotated[list[NewMetric], Field(max_length=MOST_METRICS)] = []
     p50_ms: Milliseconds | None = None
     p95_ms: Milliseconds | None = None
     memory_bytes: Whole | None = None
@@ -135,7 +137,7 @@ class NewVersion(Body):
     """A version of a model; all its files are in the object store already."""
 
     version: Annotated[str, Field(description="a semantic version, such as 1.4.0")]
-    files: list[NewFile]
+    files: Annotated[list[NewFile], Field(max_length=MOST_FILES)]
     provider: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
     config: dict[str, Any] = {}
     group: str = "default"
@@ -183,7 +185,7 @@ class NewVersion(Body):
 class Results(Body):
     """Measures of quality that were found out later."""
 
-    metrics: Annotated[list[NewMetric], Field(min_length=1)]
+    metrics: Annotated[list[NewMetric], Field(min_length=1, max_length=MOST_METRICS)]
 
 
 class Chosen(Body):
@@ -244,6 +246,9 @@ def _validated(value: Any, body: type[B]) -> B:
     try:
         return body.model_validate(value)
     except ValidationError as cause:
+        if (count := cause.error_count()) > TOLD_APART:
+            said = f"the body does not have the shape this route takes, in {count} places"
+            raise ValidationFailed(said, field="body", found=f"{count} faults") from None
         faults = [_fault(error) for error in islice(cause.errors(include_url=False), MOST_FAULTS)]
         raise ValidationFailed("the body does not have the shape this route takes", faults=faults) from cause
 

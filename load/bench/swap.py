@@ -36,6 +36,11 @@ class Phases:
     after: Window
     swap_s: float
 
+    @property
+    def left_s(self) -> float:
+        """Of the window, when the swap was done."""
+        return self.during.wall_s - AHEAD_S - self.swap_s
+
     def named(self) -> tuple[tuple[str, Window], ...]:
         return ("before", self.before), ("during", self.during), ("after", self.after)
 
@@ -75,6 +80,7 @@ def report(model: str, seen: Phases, *, quick: bool = False) -> Report:
         lines=[
             *(_slower(name, seen.before, window, most) for name, window, most in limits),
             Line(said=f"{failed} requests failed", held=failed == 0),
+            Line(said=f"the swap ended {seen.left_s:.1f} s before its window", held=seen.left_s > 0),
         ],
         quick=quick,
         facts={"swap_s": seen.swap_s, **{name: asdict(window) for name, window in seen.named()}},

@@ -60,8 +60,9 @@ def listed(folder: Path) -> Listed:
 def local_file(at: Path, path: str, *, within: tuple[Path, ...] = ()) -> LocalFile:
     """One file as it is; `within`: where a link may lead, anywhere if empty. Raises ValidationFailed, OSError."""
     ArtifactFile(path=path, bytes=0, sha256=_NO_DIGEST)  # what is no path in an artifact is refused before it is read
-    if at.is_symlink() and within and not any(at.resolve().is_relative_to(one) for one in within):
-        raise _refused(path, f"a link that leaves the folder, to {os.readlink(at)}", "a file; copy it there")
+    if within and not any(at.resolve().is_relative_to(one) for one in within):
+        where = os.readlink(at) if at.is_symlink() else at.resolve()
+        raise _refused(path, f"a link that leaves the folder, to {where}", "a file; copy it there")
     found = at.stat()
     if stat.S_ISDIR(found.st_mode):
         raise _refused(path, "a link to a folder", "a folder; copy it there")

@@ -82,7 +82,9 @@ def _of_folder(
     files = tuple(file for file in there.files if file.path not in ours)
     if told.root:
         have = {file.path for file in files}
-        files += tuple(local_file(at, path) for path, at in mlflow.beside(folder).items() if path not in have)
+        inside = (folder.resolve(),)
+        beside = mlflow.beside(folder).items()
+        files += tuple(local_file(at, path, within=inside) for path, at in beside if path not in have)
     return _checked(Listed(files=files, left_out=there.left_out), told, origin)
 
 

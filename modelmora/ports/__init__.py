@@ -16,6 +16,7 @@ from modelmora.ports.inference import (
     Watch,
 )
 from modelmora.ports.models import (
+    LOST,
     Artifacts,
     Examination,
     Fetch,
@@ -51,6 +52,7 @@ from modelmora.ports.state import (
 )
 
 __all__ = [
+    "LOST",
     "Answer",
     "Artifacts",
     "AuditLog",

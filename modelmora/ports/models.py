@@ -63,6 +63,9 @@ class ModelReport:
     warmed: tuple[Warmed, ...] = ()
 
 
+LOST = "runner"
+"""The field of the error of an examination whose runner went away."""
+
 Examination = Literal["verify", "tune", "validate"]
 
 

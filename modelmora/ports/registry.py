@@ -42,7 +42,7 @@ class RegisteredVersions(Protocol):
     """Versions of models; changes as in `RegisteredModels`."""
 
     async def add(self, version: ModelVersion, *, change: Change) -> None:
-        """Raises Conflict where the model has the version already or had it with another source, ModelNotFound, and
+        """Raises Conflict where the model has the version already or had it before, ModelNotFound, and
         ValidationFailed for a parent that is made of it."""
         ...
 

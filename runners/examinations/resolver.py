@@ -47,16 +47,26 @@ class Resolver:
         self._look_s = look_s
         self._again_s = again_s
         self._patience_s = patience_s
+        self._looked_at: set[str] = set()
+
+    async def follow(self) -> None:
+        """For ever: versions that are registered while this worker runs are looked at too."""
+        while True:
+            await self.run()
+            await self._host.changed.wait(self._look_s)
 
     async def run(self) -> None:
-        """Ends when every such model of the group was looked at."""
-        waiting = {spec.key: spec for spec in self._host.models() if undecided(spec)}
+        """Ends when every such model of the group that is known now was looked at."""
+        waiting = {
+            spec.key: spec for spec in self._host.models() if undecided(spec) and spec.key not in self._looked_at
+        }
         while waiting:
             await self._host.changed.wait(self._look_s)
             for spec in [spec for spec in waiting.values() if self._host.pool.peek(spec) is not None]:
                 try:
                     await self._resolve(spec)
                     del waiting[spec.key]
+                    self._looked_at.add(spec.key)
                 except Cancelled:
                     await asyncio.sleep(self._again_s)
 

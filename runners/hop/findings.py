@@ -12,7 +12,7 @@ import grpc
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import DeadlineExceeded, DependencyUnavailable
-from modelmora.ports import Examination
+from modelmora.ports import LOST, Examination
 from modelmora.proto import runner_pb2 as pb
 from runners.hop import wire
 from runners.hop.link import Link, own_cancellation
@@ -44,4 +44,5 @@ async def findings(
 
 
 def _gone(link: Link) -> DependencyUnavailable:
-    return DependencyUnavailable(f"the runner {link.socket.stem} went away meanwhile; ask again", retry_after_s=5.0)
+    said = f"the runner {link.socket.stem} went away meanwhile; ask again"
+    return DependencyUnavailable(said, field=LOST, retry_after_s=5.0)

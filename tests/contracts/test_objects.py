@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import secrets
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -148,6 +149,22 @@ async def test_memory_does_not_grow_with_the_size(objects: Objects) -> None:
 
 
 # --- what is damaged, away or full -------------------------------------------------------------------------------
+
+
+async def test_uploads_that_break_off_leave_no_threads_behind(store: ObjectStore) -> None:
+    objects = await bucket(store)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield secrets.token_bytes(20 * 2**20)
+        raise RuntimeError("cut off")
+
+    async def cut_off() -> int:
+        with pytest.raises(RuntimeError, match="cut off"):
+            await objects.put(broken())
+        return threading.active_count()
+
+    first = await cut_off()
+    assert [await cut_off() for _ in range(3)] <= [first + 1] * 3
 
 
 async def test_a_bit_that_flipped_in_the_folder_shows_at_the_end(tmp_path: Path) -> None:

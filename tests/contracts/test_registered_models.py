@@ -181,6 +181,8 @@ def forged(*values: object) -> str:
     [
         *(("name", cursor) for cursor in ("", "x", "é", "W10=", "WyJuYW1lIiwgZmFsc2UsIDEsICJ4Il0=", "bnVsbA==")),
         ("name", forged("name", False, "a\0b", "x")),
+        ("name", base64.urlsafe_b64encode(b"[" * 20_000).decode()),
+        ("name", base64.urlsafe_b64encode(b"[" * 3_000).decode()),
         ("name", forged("name", False, "a", "\ud83d")),
         ("created_at", forged("created_at", False, "0001-01-01T00:00:00+23:00", "x")),
         ("created_at", forged("created_at", False, "9999-12-31T23:59:59-23:00", "x")),

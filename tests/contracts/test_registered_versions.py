@@ -105,10 +105,10 @@ async def test_a_removed_version_is_gone_and_comes_back_only_as_it_was(database:
     other = Artifact.of("", [replace(CONFIG, sha256="ef" * 32)])
     assert await database.versions.removed("birds", "1.0.0") == version.source
     assert await database.versions.removed("birds", "2.0.0") is None
-    for source, artifact in ((f"object:{other.sha256}", other), ("hub:org/birds", None)):
-        with pytest.raises(Conflict, match="was removed and had other files"):
+    for source, artifact in ((version.source, ARTIFACT), (f"object:{other.sha256}", other), ("hub:org/birds", None)):
+        with pytest.raises(Conflict, match="was removed; take another number"):
             await add(database, replace(version, source=source, artifact=artifact))
-    await add(database, replace(version, id="another"))
+    await add(database, replace(version, id="another", declared=True))  # as it was, by the file
 
 
 async def test_a_number_stays_taken_though_its_model_is_gone(database: Database) -> None:
@@ -117,7 +117,7 @@ async def test_a_number_stays_taken_though_its_model_is_gone(database: Database)
     await database.versions.remove(version, change=a_change("delete"))
     await database.models.remove(a_model(), change=a_change("delete"))
     await database.models.add(replace(a_model(), id="another"), change=a_change())
-    with pytest.raises(Conflict, match="was removed and had other files"):
+    with pytest.raises(Conflict, match="was removed; take another number"):
         await add(database, replace(version, source="hub:org/birds", artifact=None))
 
 

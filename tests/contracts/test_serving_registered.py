@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from modelmora.domain.registry.artifact import ArtifactFile
 from modelmora.domain.registry.entries import Running
 from modelmora.errors import (
     DependencyUnavailable,
+    InternalError,
     ModelLoadFailed,
     ModelNotFound,
     OutOfMemory,
@@ -23,6 +25,7 @@ from modelmora.errors import (
     VersionNotFound,
     WrongState,
 )
+from modelmora.ports import LOST
 from modelmora.usecases.registry import Registration
 from modelmora.usecases.registry.roster import Roster
 from tests.fakes import FakeDesires, FakeHost, until
@@ -84,6 +87,54 @@ async def test_what_passed_is_served_beside_what_is_declared(world: World) -> No
     spec = world.roster.now.get(ModelRef("birds", "1.0.0"))
     assert (spec.source[:7], spec.provider) == ("object:", "noop")
     assert world.served("birds@0.1.0") == "0.1.0"
+
+
+async def test_a_declared_name_stands_for_what_is_declared_until_somebody_chooses(world: World) -> None:
+    await world.real.approved("0.9.0")
+    await world.roster.refresh()
+    assert world.served() == "0.1.0"
+    await world.swap("0.9.0")
+    assert world.served() == "0.9.0"
+    assert world.roster.now.default("classification").version == "0.9.0"
+
+
+async def test_nothing_takes_the_place_of_a_current_version_that_is_not_served(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    await world.registry.versions.move("birds", "1.0.0", "quarantine", by=ANN)
+    await world.roster.refresh()
+    for ask in (world.served, lambda: world.roster.now.default("classification")):
+        with pytest.raises(VersionNotFound, match=r"birds stands for 1\.0\.0, which is not served; .* one of 0\.1\.0"):
+            ask()
+
+
+async def test_the_default_of_a_type_survives_its_declared_row(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    await world.registry.versions.move("birds", "0.1.0", "archive", by=ANN)
+    await world.roster.refresh()
+    assert world.roster.now.default("classification").version == "1.0.0"
+
+
+async def test_a_row_that_was_refused_is_not_served_in_the_place_of_what_was_registered(world: World) -> None:
+    await world.real.approved("2.0.0")
+    row = replace(DECLARED, version="2.0.0")
+    declared = Catalogue((DECLARED, row), (GroupSpec(),))
+    database = world.real.database
+    roster = Roster(declared, database.models, database.versions, database.audit, refused=["birds@2.0.0"])
+    await roster.refresh()
+    assert roster.now.get(ModelRef("birds", "2.0.0")).source.startswith("object:")
+    assert roster.now.get(ModelRef("birds")).version == "0.1.0"
+
+
+async def test_a_declared_row_that_was_archived_and_removed_does_not_come_back_by_itself(world: World) -> None:
+    await world.real.approved("1.0.0")
+    await world.swap("1.0.0")
+    await world.registry.versions.move("birds", "0.1.0", "quarantine", by=ANN)
+    await world.registry.versions.remove("birds", "0.1.0", by=ANN)
+    await world.roster.refresh()
+    with pytest.raises(VersionNotFound):
+        world.served("birds@0.1.0")
 
 
 async def test_what_has_not_passed_is_not_served(world: World) -> None:
@@ -191,6 +242,26 @@ async def test_asked_twice_it_is_done_once(world: World) -> None:
     assert world.host.changes == done
 
 
+async def test_a_switch_of_another_process_a_moment_ago_is_seen(world: World) -> None:
+    for version, content in (("1.0.0", b"one"), ("2.0.0", b"two")):
+        await world.real.approved(version, content=content)
+    await world.swap("1.0.0")
+    await world.registry.versions.make_current("birds", "2.0.0", by=ANN)  # by another process
+    await world.swap("1.0.0")
+    assert world.served() == "1.0.0"
+    assert (await world.registry.models.get("birds")).current == "1.0.0"
+
+
+async def test_an_old_one_that_somebody_went_back_to_stays_in_memory(world: World) -> None:
+    await world.real.approved("1.0.0")
+    world.registry.swap._drain_s = 0.2
+    swapping = asyncio.create_task(world.swap("1.0.0"))
+    await until(lambda: world.served() == "1.0.0")
+    await world.registry.versions.make_current("birds", "0.1.0", by=ANN)  # by another process
+    await swapping
+    assert ("unload", "birds@0.1.0") not in world.host.changes
+
+
 async def test_what_is_not_approved_or_was_changed_meanwhile_is_refused_before_anything_is_loaded(world: World) -> None:
     await world.real.registered("1.0.0")
     with pytest.raises(WrongState, match="is registered and is not served"):
@@ -242,6 +313,47 @@ async def test_what_is_the_machines_fault_is_not_the_versions(world: World, trou
     with pytest.raises(type(trouble)):
         await world.validate()
     assert (await world.registry.versions.get("birds", "1.0.0")).state == "registered"
+
+
+@pytest.mark.parametrize(
+    "trouble", [InternalError("RuntimeError in the runner"), DependencyUnavailable("", field=LOST)]
+)
+async def test_what_ends_its_runner_or_fails_without_a_name_twice_is_the_versions_own_fault(
+    world: World, trouble: Exception
+) -> None:
+    await world.real.registered("1.0.0")
+    world.host.troubles["birds@1.0.0"] = trouble
+    with pytest.raises(type(trouble)):
+        await world.validate()
+    (last,) = await world.validate()
+    assert last["version"]["state"] == "validation_failed"
+
+
+async def test_a_report_that_no_entry_can_hold_is_a_verdict(world: World) -> None:
+    await world.real.registered("1.0.0")
+    world.host.findings = [{**REPORT, "labels": ["wren", "ro\0ok"]}]
+    (last,) = await world.validate()
+    assert last["version"]["state"] == "validation_failed"
+    assert "labels" in last["version"]["failure"]
+
+
+async def test_who_comes_second_is_told_what_the_first_found(world: World) -> None:
+    await world.real.registered("1.0.0")
+    world.host.findings = [{"stage": "loading"}, REPORT]
+    deadline = time.monotonic() + 5
+    steps = world.registry.validation.validate("birds", "1.0.0", by=ANN, deadline=deadline)
+    assert (await anext(steps))["stage"] == "loading"
+    await world.validate()
+    assert [step["version"]["state"] async for step in steps] == ["approved"]
+
+
+async def test_versions_without_a_runner_do_not_keep_others_waiting(world: World) -> None:
+    world.host.findings = [REPORT]
+    await world.real.registered("1.0.0", running=Running(provider="noop", group="gpus"))
+    await world.real.registered("2.0.0", content=b"other")
+    await world.registry.validation._sweep()
+    states = [(await world.registry.versions.get("birds", one)).state for one in ("1.0.0", "2.0.0")]
+    assert states == ["registered", "approved"]
 
 
 async def test_a_load_that_may_be_tried_again_is_no_verdict(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from typing import Any
 
 import httpx
@@ -219,6 +220,21 @@ async def test_only_so_many_faults_are_told(http: httpx.AsyncClient) -> None:
     answer = await http.post(BASE, json=version(files=[{"path": 1}] * 500))
 
     assert (answer.status_code, len(answer.json()["errors"])) == (422, 100)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"files": [0] * 15_000}, {f"x{number}": 0 for number in range(4_000)}, {"config": {"k" * 50_000: [0] * 999}}],
+)
+async def test_a_body_that_is_wrong_many_times_over_costs_little(http: httpx.AsyncClient, told: dict[str, Any]) -> None:
+    await add(http)
+    started = time.process_time()
+
+    answer = await http.post(BASE, json=version(**told))
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation")
+    assert len(answer.content) < 50_000
+    assert time.process_time() - started < 5
 
 
 async def test_two_who_register_the_same_version_at_once_make_one(http: httpx.AsyncClient) -> None:

@@ -183,7 +183,7 @@ def test_memory_is_looked_at_while_the_block_runs() -> None:
 
 @pytest.mark.parametrize(
     ("during", "after", "expected"),
-    [(40.0, 20.0, [True, True, True]), (40.1, 20.0, [False, True, True]), (40.0, 20.1, [True, False, True])],
+    [(40.0, 20.0, [True] * 4), (40.1, 20.0, [False, True, True, True]), (40.0, 20.1, [True, False, True, True])],
 )
 def test_a_swap_may_cost_four_times_the_latency_while_it_loads_and_twice_afterwards(
     during: float, after: float, expected: list[bool]
@@ -196,7 +196,12 @@ def test_a_swap_may_cost_four_times_the_latency_while_it_loads_and_twice_afterwa
 
 def test_a_swap_that_fails_somebody_is_none() -> None:
     failing = Phases(before=a_window(), during=a_window(failed=1), after=a_window(), swap_s=3.0)
-    assert held(swap.report("clip", failing))[-1] is False
+    assert held(swap.report("clip", failing)) == [True, True, False, True]
+
+
+def test_a_swap_that_did_not_end_in_its_window_proves_nothing() -> None:
+    late = Phases(before=a_window(), during=a_window(), after=a_window(), swap_s=55.0)
+    assert held(swap.report("clip", late)) == [True, True, True, False]
 
 
 def test_every_scenario_is_a_command_of_its_own() -> None:

@@ -168,6 +168,20 @@ def test_mlflow_transformers_with_what_prepares_its_pictures_beside_it(tmp_path:
     assert described(found, tmp_path / "there").image is not None
 
 
+@pytest.mark.parametrize("linked", ["components", "components/image_processor/preprocessor_config.json"])
+def test_mlflow_links_that_lead_out_are_refused(linked: str, tmp_path: Path) -> None:
+    vit(tmp_path / "ml" / "model")
+    prepared = tmp_path / "ml" / "model" / "preprocessor_config.json"
+    elsewhere = tmp_path / "mine" / "image_processor" / "preprocessor_config.json"
+    elsewhere.parent.mkdir(parents=True)
+    shutil.move(prepared, elsewhere)
+    link = tmp_path / "ml" / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "mine" if linked == "components" else elsewhere)
+    folder = mlflow(tmp_path / "ml", {"transformers": {"model_binary": "model", "task": "image-classification"}})
+    assert "a link that leaves the folder" in refusal(folder)
+
+
 @pytest.mark.parametrize("flavour", [{"saved_model_dir": "tf2model"}, {"data": "data", "save_format": "tf"}])
 def test_mlflow_tensorflow_modules_and_keras(flavour: dict[str, str], saved_model: Path, tmp_path: Path) -> None:
     shutil.copytree(saved_model, tmp_path / ("data/model" if "data" in flavour else "tf2model"))

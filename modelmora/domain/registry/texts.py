@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from modelmora.errors import ValidationFailed
 
 LONGEST = 500
+LONGEST_KEY, LONGEST_TOLD = 500, 200
+"""Of a key of what somebody sends, and of a place in it as errors name it."""
 DEEPEST, MOST_VALUES, MOST_CHARACTERS = 32, 100_000, 2**20
 """Of JSON that somebody sends: levels, values, and characters of all texts and keys."""
 _LARGEST = 2**63
@@ -62,13 +64,21 @@ def _values(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
         yield path, None  # it counts, though there be nothing in it
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield path, key if isinstance(key, str) else _no_json(path, key)
-            yield from _values(f"{path}.{key}", inner, depth + 1)
+            yield path, _key(path, key)
+            yield from _values(f"{path}.{key}"[:LONGEST_TOLD], inner, depth + 1)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from _values(f"{path}[{index}]", inner, depth + 1)
+            yield from _values(f"{path}[{index}]"[:LONGEST_TOLD], inner, depth + 1)
     else:
         yield path, value
+
+
+def _key(path: str, key: object) -> str:
+    """Raises ValidationFailed for what is no text, or longer than any name."""
+    if not isinstance(key, str):
+        _no_json(path, key)
+    check_length(key, field=path[:LONGEST_TOLD], most=LONGEST_KEY)
+    return key
 
 
 def _checked(path: str, value: Any) -> int:

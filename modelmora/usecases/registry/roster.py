@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 
 import structlog
 
 from modelmora.domain.catalogue import Catalogue
-from modelmora.domain.models import ModelSpec
+from modelmora.domain.models import ModelRef, ModelSpec, ModelType
 from modelmora.domain.registry.entries import Model, ModelVersion
 from modelmora.domain.registry.pages import MOST, AuditQuery, ModelQuery, Paging, VersionQuery
 from modelmora.errors import ModelMoraError, ModelNotFound, NotFound
@@ -24,14 +24,22 @@ PERIOD_S = 1.0
 class Roster:
     """One process's view of the registry, kept up by following the audit: `now` is replaced as a whole.
 
-    What is declared in the file is served as the file says, unless its entry says that it is not to be served; where
-    somebody chose a version, its name stands for that one, else for what the file says.
+    What is declared in the file is served as the file says, unless its entry says that it is not to be served, or it
+    was `refused`; where somebody chose a version, its name stands for that one, else for what the file says.
     """
 
     def __init__(
-        self, declared: Catalogue, models: RegisteredModels, versions: RegisteredVersions, audit: AuditLog
+        self,
+        declared: Catalogue,
+        models: RegisteredModels,
+        versions: RegisteredVersions,
+        audit: AuditLog,
+        *,
+        refused: Collection[str] = (),
     ) -> None:
         self.now = declared
+        self._rows = {spec.key: spec for spec in declared.models}
+        self._refused = frozenset(refused)
         self._declared = declared
         self._models = models
         self._versions = versions
@@ -40,6 +48,7 @@ class Roster:
         self._registered: dict[str, ModelSpec] = {}
         self._shut: set[str] = set()
         self._current: dict[str, str] = {}
+        self._chosen: set[str] = set()
         self._refreshing = asyncio.Lock()
 
     def __call__(self) -> Catalogue:
@@ -53,6 +62,8 @@ class Roster:
                 await self.refresh()
             except ModelMoraError as error:
                 log.warning("registry_not_followed", code=error.code, detail=error.detail)
+            except Exception:  # whatever it is, what was known holds, and the next change may be readable
+                log.exception("registry_not_followed")
             await asyncio.sleep(PERIOD_S)
 
     async def refresh(self) -> None:
@@ -69,7 +80,7 @@ class Roster:
             self.now = self._catalogue()
 
     async def _read_all(self) -> None:
-        self._registered, self._shut, self._current = {}, set(), {}
+        self._registered, self._shut, self._current, self._chosen = {}, set(self._refused), {}, set()
         for state in ("approved", "deployed"):
             async for version in self._pages(VersionQuery(state=state, page=Paging(limit=MOST))):
                 self._note(version)
@@ -112,25 +123,29 @@ class Roster:
                 self._note_model(await self._models.get(name))
             except ModelNotFound:
                 self._current.pop(name, None)
+                self._chosen.discard(name)
             return
         try:
             self._note(await self._versions.get(name, version))
-        except NotFound:
+        except NotFound:  # a row of the file that was removed comes back with the next start, if it may
             self._registered.pop(subject, None)
-            self._shut.discard(subject)
+            self._shut |= {subject} & self._rows.keys()
 
     def _note(self, version: ModelVersion) -> None:
+        """A row of the file is served as the file says; anything else as its entry does."""
         key = version.key
-        if version.declared is not None:
-            self._registered.pop(key, None)
-            (self._shut.discard if version.servable else self._shut.add)(key)
-        elif version.servable:
+        is_row = version.declared is True and key in self._rows
+        self._shut -= {key}
+        if key in self._rows and not (is_row and version.servable):
+            self._shut.add(key)
+        if version.servable and not is_row:
             self._registered[key] = version.spec()
         else:
             self._registered.pop(key, None)
 
     def _note_model(self, model: Model) -> None:
-        if model.chosen and model.current is not None:
+        (self._chosen.add if model.chosen else self._chosen.discard)(model.name)
+        if model.current is not None:
             self._current[model.name] = model.current
         else:
             self._current.pop(model.name, None)
@@ -138,9 +153,18 @@ class Roster:
     def _catalogue(self) -> Catalogue:
         groups = {group.name for group in self._declared.groups}
         declared = [spec for spec in self._declared.models if spec.key not in self._shut]
-        own = {spec.key for spec in self._declared.models}
-        registered = [spec for key, spec in self._registered.items() if spec.group in groups and key not in own]
+        registered = [spec for spec in self._registered.values() if spec.group in groups]
         homeless = [key for key, spec in self._registered.items() if spec.group not in groups]
         if homeless:
             log.warning("groups_missing", models=homeless[:20], groups=sorted(groups))
-        return Catalogue((*declared, *registered), self._declared.groups, dict(self._current))
+        by_file = {spec.name: spec.version for spec in declared if spec.name not in self._chosen}
+        current = {**self._current, **by_file}
+        return Catalogue((*declared, *registered), self._declared.groups, current, self._defaults())
+
+    def _defaults(self) -> dict[ModelType, ModelRef]:
+        """The file says which model a type's default is; which version of it, somebody may have chosen."""
+        return {
+            spec.type: ModelRef(spec.name, None if spec.name in self._chosen else spec.version)
+            for spec in self._declared.models
+            if spec.default
+        }

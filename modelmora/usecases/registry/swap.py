@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -23,7 +24,7 @@ DRAIN_S = 2 * PERIOD_S
 
 
 class Swap:
-    """One at a time in a process; between processes the entry's count of changes decides."""
+    """One at a time for each model in a process; between processes the entry's count of changes decides."""
 
     def __init__(
         self,
@@ -41,27 +42,29 @@ class Swap:
         self._host = host
         self._desired = desired
         self._drain_s = drain_s
-        self._swapping = asyncio.Lock()
+        self._swapping: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def make_current(
         self, ref: str, version: str, *, by: Actor, row: int | None = None, deadline: float
     ) -> Model:
         """The model once its name stands for the version and the one before is out of memory.
 
-        Until the switch, whatever goes wrong leaves everything as it was. Raises what loading raises, WrongState for a
-        version that is not approved, PreconditionFailed, ModelNotFound, VersionNotFound.
+        Until the switch, whatever goes wrong leaves callers where they were. Raises what loading raises, WrongState for
+        a version that is not approved, PreconditionFailed, ModelNotFound, VersionNotFound.
         """
-        async with self._swapping:
+        name = (await self._models.get(ref)).name
+        async with self._swapping.setdefault(name, asyncio.Lock()):
+            await self._roster.refresh()  # another process may have switched it a moment ago
             model, chosen = await self._models.get(ref), await self._versions.get(ref, version)
             refuse_other(model, row)
-            new, old = chosen.spec(), self._served(model.name)
-            if old is not None and old.key == new.key and model.chosen:
+            new, old = chosen.spec(), self._served(name)
+            if old is not None and old.key == new.key and model.chosen and model.current == version:
                 return model
             if old is not None and old.key != new.key:
                 await self._bring(new, deadline=deadline)
             changed = await self._versions.make_current(ref, version, by=by, row=row)
             await self._roster.refresh()
-            log.info("model_switched", model=model.name, version=version, before=old and old.version)
+            log.info("model_switched", model=name, version=version, before=old and old.version)
             if old is not None and old.key != new.key:
                 await self._let_go(old, new, deadline=deadline)
             return changed
@@ -71,6 +74,11 @@ class Swap:
             return self._roster.now.get(ModelRef(name))
         except NotFound:
             return None
+
+    async def _stands_for(self, name: str, version: str) -> bool:
+        await self._roster.refresh()
+        served = self._served(name)
+        return served is not None and served.version == version
 
     async def _bring(self, new: ModelSpec, *, deadline: float) -> None:
         if new.warmup:
@@ -88,6 +96,8 @@ class Swap:
             if old.default or wished.get((old.name, old.version)) == "loaded":
                 await self._desired.set(new.name, new.version, "loaded")
             await asyncio.sleep(min(self._drain_s, max(0.0, deadline - time.monotonic())))
+            if await self._stands_for(old.name, old.version):
+                return  # somebody went back to it meanwhile
             await self._desired.set(old.name, old.version, "unloaded")
             await self._host.unload(old, deadline=deadline)
         except ModelMoraError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,18 +14,20 @@ import structlog
 from pydantic import TypeAdapter
 
 from modelmora.domain.registry.entries import ModelVersion
-from modelmora.domain.registry.pages import VersionQuery
+from modelmora.domain.registry.pages import Paging, VersionQuery
 from modelmora.domain.tensors import TensorSpec
 from modelmora.errors import (
     ArtifactCorrupt,
     CapabilityMissing,
+    DependencyUnavailable,
     InputError,
+    InternalError,
     ModelLoadFailed,
     ModelMoraError,
     StateError,
     WrongState,
 )
-from modelmora.ports import Leases, ModelHost
+from modelmora.ports import LOST, Leases, ModelHost
 from modelmora.usecases.registry.models import RegistryModels
 from modelmora.usecases.registry.roster import Roster
 from modelmora.usecases.registry.trace import POLICY, Actor, told
@@ -34,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 LASTING = (InputError, ModelLoadFailed, ArtifactCorrupt, CapabilityMissing)
 """What is the version's own fault; anything else may be otherwise the next time."""
+
+TROUBLES = 2
+"""So often a version may end its runner, hang, or fail in a way that has no name, before that counts as its own."""
 
 LEASE, LEASE_S, PERIOD_S = "validation", 30.0, 3.0
 PATIENCE_S = 1800.0
@@ -61,6 +67,7 @@ class Validation:
         self._holder = holder
         self._wake = asyncio.Event()
         self._again_at: dict[str, float] = {}
+        self._troubles: Counter[str] = Counter()
 
     def begin(self, version: ModelVersion) -> None:
         """It is looked at soon, by this process or another."""
@@ -87,20 +94,49 @@ class Validation:
                     report = step
                     if step["stage"] != "report":
                         yield step
-        except LASTING as error:
-            if error.retry_after_s is not None:
+            found = _found(entry, report)
+        except ModelMoraError as error:
+            if not self._is_own(entry, error):
                 raise
-            failed = await self._versions.move(
-                ref, version, "fail_validation", by=by, reason=error.detail, row=entry.row
-            )
-            log.warning("version_not_valid", model=entry.model, version=entry.version, detail=error.detail)
-            yield {"stage": "report", "version": told(failed)}
+            yield {"stage": "report", "version": told(await self._failed(entry, error, by=by))}
             return
-        passed = await self._versions.validated(_found(entry, report), by=by)
+        self._troubles.pop(entry.id, None)
+        yield {"stage": "report", "version": told(await self._passed(found, by=by))}
+
+    def _is_own(self, entry: ModelVersion, error: ModelMoraError) -> bool:
+        """Whether it is the version's fault; what may be the machine's is, when it happens again."""
+        if isinstance(error, LASTING) and error.retry_after_s is None:
+            return True
+        if not isinstance(error, InternalError) and error.field != LOST:
+            return False
+        self._troubles[entry.id] += 1
+        return self._troubles[entry.id] >= TROUBLES
+
+    async def _failed(self, entry: ModelVersion, error: ModelMoraError, *, by: Actor) -> ModelVersion:
+        log.warning("version_not_valid", model=entry.model, version=entry.version, detail=error.detail)
+        try:
+            return await self._versions.move(
+                entry.model, entry.version, "fail_validation", by=by, reason=error.detail, row=entry.row
+            )
+        except StateError:
+            return await self._decided(entry)
+
+    async def _passed(self, found: ModelVersion, *, by: Actor) -> ModelVersion:
+        try:
+            passed = await self._versions.validated(found, by=by)
+        except StateError:
+            passed = await self._decided(found)
         await self._name(passed, by=by)
         await self._roster.refresh()
-        log.info("version_valid", model=entry.model, version=entry.version)
-        yield {"stage": "report", "version": told(await self._versions.get(ref, version))}
+        log.info("version_valid", model=found.model, version=found.version)
+        return await self._versions.get(found.model, found.version)
+
+    async def _decided(self, entry: ModelVersion) -> ModelVersion:
+        """As somebody else found it meanwhile; raises WrongState where it is neither one nor the other."""
+        found = await self._versions.get(entry.model, entry.version)
+        if found.state not in ("approved", "deployed", "validation_failed"):
+            raise WrongState(f"{found.key} was changed meanwhile", field="state", found=found.state)
+        return found
 
     async def run(self) -> None:
         """For ever: whatever is registered and nobody has looked at, one process at a time."""
@@ -109,6 +145,8 @@ class Validation:
                 await self._sweep()
             except ModelMoraError as error:
                 log.warning("validation_waits", code=error.code, detail=error.detail)
+            except Exception:  # one entry's fault must not end the looking at others
+                log.exception("validation_waits")
             self._wake.clear()
             try:
                 async with asyncio.timeout(PERIOD_S):
@@ -121,19 +159,31 @@ class Validation:
             return
         keeping = asyncio.create_task(self._keep_lease())
         try:
-            page = await self._versions.find(VersionQuery(state="registered"))
-            for version in page.items:
-                if version.artifact is not None and time.monotonic() >= self._again_at.get(version.key, 0.0):
-                    await self._look_at(version)
+            cursor: str | None = None
+            while True:
+                query = VersionQuery(state="registered", page=Paging(cursor=cursor))
+                page = await self._versions.find(query)
+                for version in page.items:
+                    if self._is_due(version):
+                        await self._look_at(version)
+                if (cursor := page.next_cursor) is None:
+                    return
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await self._leases.release(LEASE, self._holder)
 
+    def _is_due(self, version: ModelVersion) -> bool:
+        """Not one that waits for its next try, or for a runner of its group."""
+        ready = {view.group for view in self._host.workers() if view.ready}
+        waits = time.monotonic() < self._again_at.get(version.key, 0.0)
+        return version.artifact is not None and version.running.group in ready and not waits
+
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await self._leases.acquire(LEASE, self._holder, ttl_s=LEASE_S)
+            with suppress(DependencyUnavailable):
+                await self._leases.acquire(LEASE, self._holder, ttl_s=LEASE_S)
 
     async def _look_at(self, version: ModelVersion) -> None:
         by = Actor(name=POLICY, request_id="")
@@ -149,7 +199,7 @@ class Validation:
     async def _name(self, version: ModelVersion, *, by: Actor) -> None:
         """The first version of a model that passes is what its name stands for."""
         model = await self._models.get(version.model)
-        if model.current is None:
+        if model.current is None and version.servable:
             await self._versions.make_current(model.name, version.version, by=by, row=model.row)
 
 
