@@ -27,7 +27,7 @@ def send(port: int, method: str, path: str, body: dict[str, Any], *, timeout_s: 
 
 def put(port: int, path: str, file: BinaryIO, size: int, *, timeout_s: float = _WAIT_S) -> None:
     """Sends a file of that many bytes as it is read; raises Trouble when it is not taken."""
-    _exchange(port, "PUT", path, timeout_s, file, {"content-length": str(size)})
+    _exchange(port, "PUT", path, timeout_s, file, more={"content-length": str(size)})
 
 
 def steps(port: int, path: str, *, timeout_s: float = _WAIT_S) -> list[dict[str, Any]]:
@@ -55,6 +55,7 @@ def _exchange(
     path: str,
     timeout_s: float,
     content: bytes | BinaryIO | None = None,
+    *,
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
