@@ -216,6 +216,7 @@ class Pool:
         entry.loaded, entry.loading, entry.error = loaded, None, None
         entry.described = loaded.description
         entry.used_at = self._clock()
+        entry.loads += 1
         self._entries.move_to_end(spec.key)
         self._show(entry, "loaded")
         self._idleness.appeared(entry)

@@ -9,7 +9,6 @@ import tempfile
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,16 @@ from sqlalchemy import event
 from adapters.database import Database
 from adapters.database.engine import create_engine
 from adapters.objects import FileObjects
-from api.calls import new_id
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.registry.artifact import ArtifactFile
 from modelmora.domain.registry.entries import ModelVersion, Running
 from modelmora.errors import ModelNotFound
 from modelmora.ports import DesiredModels, ModelHost, StoredObject
-from modelmora.usecases.registry import (
-    Actor,
-    Idempotency,
-    Registration,
-    Registry,
-    RegistryAudit,
-    RegistryFiles,
-    RegistryModels,
-    RegistryVersions,
-)
-from modelmora.usecases.registry.declaration import declare
+from modelmora.usecases.registry import Actor, Registration
 from modelmora.usecases.registry.roster import Roster
-from modelmora.usecases.registry.swap import Swap
-from modelmora.usecases.registry.validation import Validation
+from wiring.registry import declare_in, registry_of
 
 ANN = Actor(name="ann", request_id="r-1")
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 class RealRegistry:
@@ -60,27 +43,9 @@ class RealRegistry:
         self.objects = FileObjects(self.folder / "objects")
         database = self.database
         self.roster = Roster(catalogue, database.models, database.versions, database.audit)
-        self.models = RegistryModels(database.models, new_id=new_id, clock=now)
-        self.versions = RegistryVersions(
-            database.models,
-            database.versions,
-            together=database.together,
-            lineages=database.lineage,
-            objects=self.objects,
-            holds=database.holds,
-            new_id=new_id,
-            clock=now,
-        )
-        self.validation = Validation(self.models, self.versions, self.roster, host, database.leases, holder="this test")
-        self.registry = Registry(
-            models=self.models,
-            versions=self.versions,
-            files=RegistryFiles(self.objects, database.holds, database.leases, clock=now),
-            audit=RegistryAudit(database.audit),
-            once=Idempotency(database.idempotency),
-            swap=Swap(self.models, self.versions, self.roster, host, desired, drain_s=0),
-            validation=self.validation,
-        )
+        self.registry = registry_of(database, self.objects, self.roster, host, desired=desired, drain_s=0)
+        self.models, self.versions = self.registry.models, self.registry.versions
+        self.validation = self.registry.validation
 
     async def close(self) -> None:
         await self.database.close()
@@ -132,14 +97,7 @@ def _made(catalogue: Catalogue) -> bytes:
 
 async def _declare(url: str, catalogue: Catalogue) -> None:
     database = await Database.open(url)
-    refused = await declare(
-        catalogue.models,
-        models=database.models,
-        versions=database.versions,
-        together=database.together,
-        new_id=new_id,
-        clock=now,
-    )
+    refused = await declare_in(database, catalogue.models)
     await database.close()
     assert not refused
 

@@ -152,7 +152,7 @@ class ApiWorker:
         traffic, limits = CurrentVersions(roster), limits_of(settings)
         models = Models(roster, traffic, handle, database.desired, artifacts_of(settings))
         health = Health(handle, models, checks={"database": database.ping})
-        reconciler = Reconciler(roster, database.desired, handle)
+        reconciler = Reconciler(roster, database.desired, handle, declared=self.catalogue.models)
         for work in (reconciler.run(), footprints.keep(handle.workers), roster.follow(), registry.validation.run()):
             _spawn(stack, work)
         admission = Admission(traffic, limits=limits, hooks=[count_inference])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from adapters.database.tables import audit_heads as heads
 from modelmora.domain.registry.audit import BEGINNING, AuditEntry, Broken, Change, Link, broken
 from modelmora.domain.registry.pages import AuditQuery, Page
 
+_ORDER = Keyset(table.c.seq, table.c.seq, large=(table.c.before, table.c.after))
 STRIDE = 1_000
 """So many entries are read at a time."""
 
@@ -56,8 +57,16 @@ class AuditTable:
         if query.after is not None:
             statement = statement.where(table.c.seq > query.after)
         async with self._transactions.read() as connection:
-            rows, cursor = await Keyset(table.c.seq, table.c.seq).rows(connection, statement, query.page)
+            rows, cursor = await Keyset(table.c.seq, table.c.seq, large=(table.c.before, table.c.after)).rows(
+                connection, statement, query.page
+            )
         return Page(tuple(map(_entry, rows)), cursor)
+
+    async def subjects(self, *, after: int) -> Sequence[str]:
+        """See the port."""
+        later = (table.c.tenant == self._tenant) & (table.c.seq > after)
+        async with self._transactions.read() as connection:
+            return (await connection.execute(select(table.c.subject).where(later).distinct())).scalars().all()
 
     async def head(self) -> int:
         """See the port."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, RowMapping, Select, literal, tuple_
+from sqlalchemy import Column, RowMapping, Select, func, literal, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database.tables import Utc
@@ -19,14 +21,20 @@ from modelmora.errors import ValidationFailed
 
 Row: TypeAlias = RowMapping
 LONGEST_CURSOR = 4_096
+MOST_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Keyset:
-    """Rows in the order of a column; where several share a value the `tie` column decides."""
+    """Rows in the order of a column; where several share a value the `tie` column decides.
+
+    `large` are the columns that may have many bytes: a page ends before it has more than `MOST_BYTES` of them, but has
+    one row at least.
+    """
 
     by: Column[Any]
     tie: Column[Any]
+    large: Sequence[Column[Any]] = ()
 
     async def rows(
         self, connection: AsyncConnection, query: Select[Any], paging: Paging
@@ -39,10 +47,23 @@ class Keyset:
             value, tie = self._seen(paging)
             place, seen = tuple_(self.by, self.tie), tuple_(literal(value, self.by.type), literal(tie, self.tie.type))
             query = query.where(place < seen if paging.descending else place > seen)
-        ordered = (self.by.desc(), self.tie.desc()) if paging.descending else (self.by, self.tie)
-        found = (await connection.execute(query.order_by(*ordered).limit(paging.limit + 1))).mappings().all()
-        rows = found[: paging.limit]
-        return rows, self._cursor(rows[-1], paging) if len(found) > paging.limit else None
+        query = query.order_by(*(column.desc() if paging.descending else column for column in (self.by, self.tie)))
+        if self.large:
+            fitting, more = await self._fitting(connection, query, paging.limit)
+            rows = (await connection.execute(query.limit(fitting))).mappings().all()
+        else:
+            found = (await connection.execute(query.limit(paging.limit + 1))).mappings().all()
+            rows, more = found[: paging.limit], len(found) > paging.limit
+        return rows, self._cursor(rows[-1], paging) if more else None
+
+    async def _fitting(self, connection: AsyncConnection, query: Select[Any], limit: int) -> tuple[int, bool]:
+        """How many rows a page has room for, and whether there are more; the rows themselves stay where they are."""
+        length = func.octet_length if connection.dialect.name == "postgresql" else func.length
+        size = sum((func.coalesce(length(column), 0) for column in self.large), start=literal(0))
+        sizes = (await connection.execute(query.with_only_columns(size).limit(limit + 1))).scalars().all()
+        reached = list(accumulate(sizes[:limit]))
+        fitting = max(bisect_right(reached, MOST_BYTES), min(1, len(reached)))
+        return fitting, fitting < len(sizes)
 
     def _cursor(self, row: Row, paging: Paging) -> str:
         value, tie = row[self.by.name], row[self.tie.name]

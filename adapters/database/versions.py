@@ -73,7 +73,7 @@ class VersionsTable:
 
     async def find(self, query: VersionQuery) -> Page[ModelVersion]:
         """See the port."""
-        order = Keyset(_ORDER[query.order], table.c.id)
+        order = Keyset(_ORDER[query.order], table.c.id, large=(table.c.content,))
         async with self._transactions.read() as connection:
             rows, cursor = await order.rows(connection, self._matching(query), query.page)
         return Page(tuple(_CONTENT.validate_json(row["content"]) for row in rows), cursor)

@@ -13,13 +13,15 @@ from modelmora.domain.models import ModelRef, ModelSpec, ModelType, State, Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """A model as one runner worker has it; `bytes` is its measured footprint (0: not known)."""
+    """A model as one runner worker has it; `bytes` is its measured footprint (0: not known), `loads` how often it was
+    loaded since the worker started."""
 
     model: str
     state: State
     bytes: int = 0
     in_flight: int = 0
     error: str | None = None
+    loads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

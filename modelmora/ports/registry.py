@@ -99,6 +99,10 @@ class AuditLog(Protocol):
         """Raises ValidationFailed for a cursor of another order."""
         ...
 
+    async def subjects(self, *, after: int) -> Sequence[str]:
+        """What was changed since the entry of that number, each once."""
+        ...
+
     async def head(self) -> int:
         """The number of the last entry; 0 where there is none."""
         ...

@@ -68,11 +68,14 @@ class Holding(google.protobuf.message.Message):
     BYTES_FIELD_NUMBER: builtins.int
     IN_FLIGHT_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    LOADS_FIELD_NUMBER: builtins.int
     model: builtins.str
     state: builtins.str
     bytes: builtins.int
     in_flight: builtins.int
     error: builtins.str
+    loads: builtins.int
+    """how often it was loaded since the worker started"""
     def __init__(
         self,
         *,
@@ -81,8 +84,9 @@ class Holding(google.protobuf.message.Message):
         bytes: builtins.int = ...,
         in_flight: builtins.int = ...,
         error: builtins.str = ...,
+        loads: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "error", b"error", "in_flight", b"in_flight", "model", b"model", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "error", b"error", "in_flight", b"in_flight", "loads", b"loads", "model", b"model", "state", b"state"]) -> None: ...
 
 global___Holding = Holding
 

@@ -170,7 +170,9 @@ def view_to_wire(view: WorkerView) -> pb.WorkerState:
         budget_bytes=view.budget_bytes,
         held_bytes=view.held_bytes,
         holdings=[
-            pb.Holding(model=h.model, state=h.state, bytes=h.bytes, in_flight=h.in_flight, error=h.error or "")
+            pb.Holding(
+                model=h.model, state=h.state, bytes=h.bytes, in_flight=h.in_flight, error=h.error or "", loads=h.loads
+            )
             for h in view.holdings.values()
         ],
     )
@@ -195,6 +197,7 @@ def view_of(message: pb.WorkerState) -> WorkerView:
                 bytes=h.bytes,
                 in_flight=h.in_flight,
                 error=h.error or None,
+                loads=h.loads,
             )
             for h in message.holdings
         },

@@ -31,6 +31,7 @@ class Entry:
     described: Description | None = None
     device: str = "cpu"
     bytes: int = 0
+    loads: int = 0
     leases: int = 0
     claims: int = 0
     used_at: float = 0.0
@@ -51,6 +52,7 @@ class Entry:
             bytes=self.bytes if self.loaded else 0,
             in_flight=self.leases,
             error=self.error.detail if self.error else None,
+            loads=self.loads,
         )
 
     def held(self) -> Held:

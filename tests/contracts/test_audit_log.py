@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
-from adapters.database import Database
+from adapters.database import Database, paging
 from adapters.database import audit as module
 from adapters.database.engine import Transactions, create_engine
 from modelmora.domain.registry.audit import AuditEntry, Broken
@@ -51,6 +52,30 @@ async def entries(database: Database, query: AuditQuery = AuditQuery()) -> list[
 async def test_an_empty_audit_holds(database: Database) -> None:
     assert await entries(database) == []
     assert await database.audit.broken() is None
+
+
+async def test_what_was_changed_since_is_told_once_each(database: Database) -> None:
+    await register(database, 3)
+    changed = await database.models.get("m-1")
+    await database.models.change(replace(changed, row=2), change=a_change(subject="m-1"))
+    assert sorted(await database.audit.subjects(after=0)) == ["m-0", "m-1", "m-2"]
+    assert sorted(await database.audit.subjects(after=2)) == ["m-1", "m-2"]
+    assert await database.audit.subjects(after=4) == []
+
+
+async def test_a_page_ends_before_it_is_too_large(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    await register(database, 4)
+    one = len(json.dumps({"row": 0, "of": 1e-05, "ü": [None, 1e22]}, ensure_ascii=False).encode())
+    for most, sizes in ((2 * one + 1, [2, 2]), (one - 1, [1, 1, 1, 1]), (100 * one, [4])):
+        monkeypatch.setattr(paging, "MOST_BYTES", most)
+        found, query = [], AuditQuery()
+        while True:
+            page = await database.audit.entries(query)
+            found.append(len(page.items))
+            if page.next_cursor is None:
+                break
+            query = AuditQuery(page=Paging(cursor=page.next_cursor))
+        assert found == sizes
 
 
 async def test_each_change_has_its_entry_in_order(database: Database) -> None:

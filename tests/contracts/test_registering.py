@@ -26,6 +26,7 @@ from modelmora.errors import (
     ModelNotFound,
     PreconditionFailed,
     ValidationFailed,
+    VersionNotFound,
     WrongState,
 )
 from modelmora.ports import StoredObject, Write
@@ -160,6 +161,30 @@ async def test_amendments_at_once_are_all_made_where_nobody_says_what_he_read(re
     await asyncio.gather(*(registry.models.amend("birds", one, by=ANN) for one in wanted))
     model = await registry.models.get("birds")
     assert (model.owner, model.description, model.tags) == ("bob", "of the garden", ("small",))
+
+
+async def test_results_and_steps_at_once_are_all_kept_where_nobody_says_what_he_read(registry: Registry) -> None:
+    await registry.approved()
+    metrics = [replace(TOP1, name=f"top{number}") for number in range(4)]
+    amending = [registry.versions.amend("birds", "1.0.0", metrics=(one,), by=ANN) for one in metrics]
+    await asyncio.gather(*amending, registry.versions.move("birds", "1.0.0", "quarantine", by=ANN))
+    found = await registry.versions.get("birds", "1.0.0")
+    assert found.state == "quarantined"
+    assert sorted(one.name for one in found.baseline.metrics) == ["top0", "top1", "top2", "top3"]
+
+
+async def test_what_was_found_of_a_version_is_not_said_of_one_that_took_its_place(registry: Registry) -> None:
+    looked_at = await registry.register()
+    there = replace(looked_at, id="another")
+    await registry.versions.remove("birds", "1.0.0", by=ANN)
+    await registry.database.versions.add(
+        replace(there, declared=True), change=Change(actor="x", action="a", subject="birds@1.0.0", request_id="r")
+    )
+    with pytest.raises(WrongState, match="registered anew meanwhile"):
+        await registry.versions.validated(looked_at, by=ANN)
+    with pytest.raises(VersionNotFound):
+        await registry.versions.failed(looked_at, "no", by=ANN)
+    assert (await registry.versions.get("birds", "1.0.0")).state == "registered"
 
 
 async def test_an_amendment_that_changes_nothing_leaves_no_trace(registry: Registry) -> None:

@@ -59,6 +59,13 @@ class World:
         database = self.real.database
         self.other = Roster(CATALOGUE, database.models, database.versions, database.audit)
 
+    def another_has(self, group: str) -> None:
+        """What is registered from now on is so by another bundle over the same database, with that group."""
+        real = self.real
+        there = Catalogue(CATALOGUE.models, (*CATALOGUE.groups, GroupSpec(name=group)))
+        roster = Roster(there, real.database.models, real.database.versions, real.database.audit)
+        real.versions = registry_of(real.database, real.objects, roster, self.host).versions
+
     def served(self, ref: str = "birds") -> str:
         return self.roster.now.get(ModelRef.parse(ref)).version
 
@@ -176,6 +183,7 @@ async def test_what_was_removed_is_gone(world: World) -> None:
 
 
 async def test_a_version_of_a_group_that_is_not_here_is_not_served_here(world: World) -> None:
+    world.another_has("gpus")
     await world.real.approved("1.0.0", running=Running(provider="noop", group="gpus"))
     await world.roster.refresh()
     with pytest.raises(VersionNotFound):
@@ -187,9 +195,8 @@ async def test_a_group_that_nobody_runs_is_refused_when_it_is_registered(world: 
     stored = await world.real.stored(b"weights")
     file = ArtifactFile(path="weights.safetensors", bytes=stored.bytes, sha256=stored.sha256)
     given = Registration(version="1.0.0", files=(file,), running=Running(provider="noop", group="gpus"))
-    wired = registry_of(world.real.database, world.real.objects, world.roster, world.host)
     with pytest.raises(ValidationFailed, match="there is no group 'gpus': groups are fixed") as caught:
-        await wired.versions.register("fish", given, by=ANN)
+        await world.registry.versions.register("fish", given, by=ANN)
     assert (caught.value.field, caught.value.expected) == ("group", "default")
 
 
@@ -225,6 +232,26 @@ async def test_workers_that_come_later_load_what_the_default_stands_for_now(worl
     await world.swap("1.0.0")
     wanted = {(wish.name, wish.version): wish.wanted for wish in await world.desires.all()}
     assert wanted == {("birds", "1.0.0"): "loaded", ("birds", "0.1.0"): "unloaded"}
+
+
+async def test_a_new_one_that_does_not_load_is_not_wished_for_any_more(world: World) -> None:
+    await world.real.approved("1.0.0")
+    world.host.troubles["birds@1.0.0"] = OutOfMemory("no room")
+    with pytest.raises(OutOfMemory):
+        await world.swap("1.0.0")
+    assert [(wish.version, wish.wanted) for wish in await world.desires.all()] == [("1.0.0", "unloaded")]
+
+
+async def test_who_is_killed_after_the_switch_has_said_before_that_the_old_one_goes(world: World) -> None:
+    await world.real.approved("1.0.0")
+    world.registry.swap._drain_s = 60
+    swapping = asyncio.create_task(world.swap("1.0.0"))
+    await until(lambda: world.served() == "1.0.0")
+    await until(lambda: len(world.desires.rows) == 2)
+    swapping.cancel()
+    await asyncio.gather(swapping, return_exceptions=True)
+    wanted = {wish.version: wish.wanted for wish in await world.desires.all()}
+    assert wanted == {"1.0.0": "loaded", "0.1.0": "unloaded"}
 
 
 async def test_an_old_one_that_does_not_go_does_not_undo_the_swap(world: World) -> None:
@@ -349,6 +376,7 @@ async def test_who_comes_second_is_told_what_the_first_found(world: World) -> No
 
 async def test_versions_without_a_runner_do_not_keep_others_waiting(world: World) -> None:
     world.host.findings = [REPORT]
+    world.another_has("gpus")
     await world.real.registered("1.0.0", running=Running(provider="noop", group="gpus"))
     await world.real.registered("2.0.0", content=b"other")
     await world.registry.validation._sweep()

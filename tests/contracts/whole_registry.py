@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from adapters.database import Database
+from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.registry.artifact import ArtifactFile
 from modelmora.domain.registry.entries import ModelVersion, Running
@@ -24,9 +25,11 @@ from modelmora.usecases.registry import (
     RegistryModels,
     RegistryVersions,
 )
-from modelmora.usecases.registry.declaration import declare
 from modelmora.usecases.registry.declared import Refused
+from modelmora.usecases.registry.roster import Roster
+from tests.fakes import FakeHost
 from tests.registered import NOW
+from wiring.registry import declare_in, now, registry_of
 
 ANN = Actor(name="ann", request_id="r-1")
 
@@ -42,8 +45,8 @@ class Registry:
     files: RegistryFiles
     audit: RegistryAudit
     once: Idempotency
-    seconds: Iterator[int]
-    ids: Iterator[int] = field(default_factory=itertools.count)
+    new_id: Callable[[], str]
+    clock: Callable[[], datetime]
 
     @classmethod
     def over(cls, database: Database, objects: Objects, *, first_id: int = 0) -> Registry:
@@ -55,36 +58,23 @@ class Registry:
         def clock() -> datetime:
             return NOW + timedelta(seconds=next(seconds))
 
+        nothing = Catalogue((), ())
+        roster = Roster(nothing, database.models, database.versions, database.audit)
+        whole = registry_of(database, objects, roster, FakeHost(), new_id=new_id, clock=clock)
         return cls(
             database=database,
             objects=objects,
-            models=RegistryModels(database.models, new_id=new_id, clock=clock),
-            versions=RegistryVersions(
-                database.models,
-                database.versions,
-                together=database.together,
-                lineages=database.lineage,
-                objects=objects,
-                holds=database.holds,
-                new_id=new_id,
-                clock=clock,
-            ),
-            files=RegistryFiles(objects, database.holds, database.leases, clock=lambda: datetime.now().astimezone()),
-            audit=RegistryAudit(database.audit),
-            once=Idempotency(database.idempotency),
-            seconds=seconds,
-            ids=ids,
+            models=whole.models,
+            versions=whole.versions,
+            files=RegistryFiles(objects, database.holds, database.leases, clock=now),  # the store's files have its time
+            audit=whole.audit,
+            once=whole.once,
+            new_id=new_id,
+            clock=clock,
         )
 
     async def declare(self, *specs: ModelSpec) -> tuple[Refused, ...]:
-        return await declare(
-            specs,
-            models=self.database.models,
-            versions=self.database.versions,
-            together=self.database.together,
-            new_id=lambda: f"id-{next(self.ids):04d}",
-            clock=lambda: NOW + timedelta(seconds=next(self.seconds)),
-        )
+        return await declare_in(self.database, specs, new_id=self.new_id, clock=self.clock)
 
     async def bring(self, *contents: bytes) -> tuple[ArtifactFile, ...]:
         """Files in the store."""

@@ -9,53 +9,97 @@ import pytest
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import State
 from modelmora.errors import DependencyUnavailable, ModelLoadFailed, ModelMoraError
-from modelmora.ports import Desire, Wanted
+from modelmora.ports import Wanted
 from modelmora.usecases import reconcile
-from modelmora.usecases.reconcile import Reconciler, pending
+from modelmora.usecases.reconcile import Reconciler
 from tests.fakes import CATALOGUE, OLD, VIT, World, holding, until, worker
 
 
-def wish(wanted: Wanted, generation: int = 1) -> Desire:
-    return Desire(name="vit", version=VIT.version, wanted=wanted, generation=generation)
-
-
-def reconciler(world: World) -> Reconciler:
-    return Reconciler(lambda: CATALOGUE, world.desires, world.host)
+def reconciler(world: World, *, settled_s: float = 0.0) -> Reconciler:
+    return Reconciler(lambda: CATALOGUE, world.desires, world.host, settled_s=settled_s)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "state", "lags"),
+    ("wanted", "state", "change"),
     [
-        ("loaded", "unloaded", True),
-        ("loaded", "failed", True),
-        ("loaded", "loading", False),
-        ("loaded", "loaded", False),
-        ("unloaded", "loaded", True),
-        ("unloaded", "loading", True),
-        ("unloaded", "unloaded", False),
+        ("loaded", "unloaded", "load"),
+        ("loaded", "failed", "load"),
+        ("loaded", "loading", None),
+        ("loaded", "loaded", None),
+        ("unloaded", "loaded", "unload"),
+        ("unloaded", "loading", "unload"),
+        ("unloaded", "unloaded", None),
     ],
 )
-def test_a_worker_lags_when_it_has_not_what_is_wanted(wanted: Wanted, state: State, lags: bool) -> None:
-    views = [worker("w1", holding(VIT, state))]
+async def test_what_a_worker_has_not_as_it_is_wanted_is_changed(
+    wanted: Wanted, state: State, change: str | None
+) -> None:
+    world = World()
+    world.host.views = [worker("w1", holding(VIT, state))]
+    await world.desires.set("vit", VIT.version, wanted)
 
-    assert pending([wish(wanted)], views, set()) == ([(wish(wanted), ["w1"])] if lags else [])
+    await reconciler(world).once()
 
-
-def test_a_worker_sees_each_generation_once_so_that_what_it_evicts_stays_out() -> None:
-    applied: set[tuple[str, str, int]] = set()
-    views = [worker("w1")]
-
-    assert pending([wish("loaded")], views, applied) != []
-    assert pending([wish("loaded")], views, applied) == []
-    assert pending([wish("loaded", 2)], views, applied) == [(wish("loaded", 2), ["w1"])]
+    assert world.host.changes == ([(change, VIT.key)] if change else [])
 
 
-def test_a_new_worker_gets_an_old_wish() -> None:
-    applied: set[tuple[str, str, int]] = set()
-    first = worker("w1", holding(VIT))
-    pending([wish("loaded")], [first], applied)
+async def test_a_worker_sees_each_generation_once_so_that_what_it_evicts_stays_out() -> None:
+    world = World()
+    its = reconciler(world)
+    world.host.views = [worker("w1")]
+    for changes in (1, 2):
+        await world.desires.set("vit", VIT.version, "loaded")
+        for _ in range(2):
+            world.host.views = [worker("w1")]  # it was evicted
+            await its.once()
+            assert len(world.host.changes) == changes
 
-    assert pending([wish("loaded")], [first, worker("w2")], applied) == [(wish("loaded"), ["w2"])]
+
+async def test_a_new_worker_gets_an_old_wish() -> None:
+    world = World()
+    its = reconciler(world)
+    world.host.views = [worker("w1", holding(VIT))]
+    await world.desires.set("vit", VIT.version, "loaded")
+    await its.once()
+    world.host.views.append(worker("w2"))
+    await its.once()
+    assert world.host.changes == [("load", VIT.key)]
+
+
+async def test_an_unload_on_another_server_reaches_the_workers_here_once_nobody_asks_for_it() -> None:
+    world = World()
+    its = reconciler(world, settled_s=0.2)
+    world.host.views = [worker("w1", holding(VIT, loads=1))]
+    await world.desires.set("vit", VIT.version, "unloaded")
+
+    await its.once()
+    assert world.host.changes == []
+
+    await asyncio.sleep(0.25)
+    for _ in range(3):
+        await its.once()
+    assert world.host.changes == [("unload", VIT.key)]
+
+
+async def test_what_was_being_loaded_as_it_was_to_go_goes_as_well() -> None:
+    world = World()
+    its = reconciler(world, settled_s=0.05)
+    world.host.views = [worker("w1", holding(VIT, "loading"))]
+    await world.desires.set("vit", VIT.version, "unloaded")
+    await its.once()
+    world.host.views = [worker("w1", holding(VIT, loads=1))]
+    await asyncio.sleep(0.1)
+    await its.once()
+    assert world.host.changes == [("unload", VIT.key)]
+
+
+async def test_what_a_worker_loads_by_itself_and_is_not_served_goes_from_memory() -> None:
+    world = World()
+    world.host.views = [worker("w1", holding(VIT), holding(OLD))]
+    served = Catalogue(tuple(model for model in CATALOGUE.models if model != OLD), CATALOGUE.groups)
+    here = Reconciler(lambda: served, world.desires, world.host, declared=CATALOGUE.models)
+    await here.once()
+    assert world.host.changes == [("unload", OLD.key)]
 
 
 async def test_a_version_that_is_not_served_any_more_goes_from_memory() -> None:
@@ -66,6 +110,7 @@ async def test_a_version_that_is_not_served_any_more_goes_from_memory() -> None:
     catalogue.append(Catalogue(tuple(model for model in CATALOGUE.models if model != VIT), CATALOGUE.groups))
 
     await here.once()
+    world.host.views = [worker("w1", holding(VIT, "unloaded"), holding(OLD))]
     await here.once()
 
     assert world.host.changes == [("unload", VIT.key)]
@@ -85,13 +130,16 @@ async def test_a_wish_is_carried_out_once() -> None:
 async def test_a_model_that_is_asked_for_after_an_unload_stays_and_a_new_worker_unloads_it() -> None:
     world = World()
     its = reconciler(world)
-    world.host.views = [worker("w1", holding(VIT))]
-    await its.once()
+    world.host.views = [worker("w1", holding(VIT, loads=1))]
+    its._settled_s = 0.05
     await world.desires.set("vit", VIT.version, "unloaded")
+    await its.once()
+    world.host.views = [worker("w1", holding(VIT, loads=2))]
+    await asyncio.sleep(0.1)
     await its.once()
     assert world.host.changes == []
 
-    world.host.views.append(worker("w2", holding(VIT)))
+    world.host.views.append(worker("w2", holding(VIT, loads=1)))
     for _ in range(3):
         await its.once()
     assert world.host.changes == [("unload", VIT.key)]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.registry.entries import Model, ModelVersion
-from modelmora.domain.registry.pages import MOST, Paging, VersionQuery
+from modelmora.domain.registry.pages import VersionQuery
 from modelmora.errors import Conflict, ModelNotFound, NotFound, StateError
 from modelmora.ports import RegisteredModels, RegisteredTogether, RegisteredVersions
+from modelmora.usecases.registry.asking import everything
 from modelmora.usecases.registry.declared import FILE, Decision, Name, Refused
 from modelmora.usecases.registry.trace import Actor
 
@@ -72,14 +72,9 @@ class _Import:
     async def declared_before(self, names: Mapping[str, object]) -> dict[str, set[str]]:
         """The numbers that were declared at the last start, by name; these names among them."""
         found: dict[str, set[str]] = {name: set() for name in names}
-        query = VersionQuery(declared=True, page=Paging(limit=MOST))
-        while True:
-            page = await self._versions.find(query)
-            for version in page.items:
-                found.setdefault(version.model, set()).add(version.version)
-            if page.next_cursor is None:
-                return found
-            query = replace(query, page=Paging(limit=MOST, cursor=page.next_cursor))
+        async for version in everything(self._versions.find, VersionQuery(declared=True)):
+            found.setdefault(version.model, set()).add(version.version)
+        return found
 
     async def name(self, name: str, specs: Sequence[ModelSpec], earlier: set[str]) -> list[Refused]:
         """One name, as often as somebody else is quicker."""

@@ -10,12 +10,9 @@ from modelmora.domain.models import ModelType
 from modelmora.domain.registry.entries import Model
 from modelmora.domain.registry.pages import ModelQuery, Page
 from modelmora.domain.registry.texts import check_text
-from modelmora.errors import Conflict, PreconditionFailed
 from modelmora.ports import RegisteredModels
+from modelmora.usecases.registry.asking import whatever
 from modelmora.usecases.registry.trace import Actor, change, refuse_other
-
-TRIES = 5
-"""Of a change, where somebody else changes the entry meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +60,9 @@ class RegistryModels:
         """Raises ValidationFailed for a cursor of another order."""
         return await self._models.find(query)
 
+    @whatever
     async def amend(self, name_or_id: str, amendment: Amendment, *, by: Actor, row: int | None = None) -> Model:
-        """With `row`, only as it was when that was read; without, whatever others change meanwhile.
-
-        Raises PreconditionFailed, ModelNotFound, ValidationFailed.
-        """
-        for _ in range(TRIES):
-            try:
-                return await self._amend(name_or_id, amendment, by=by, row=row)
-            except PreconditionFailed:
-                if row is not None:
-                    raise
-        raise Conflict(f"{name_or_id} keeps being changed by others; ask again", field="model", found=name_or_id)
-
-    async def _amend(self, name_or_id: str, amendment: Amendment, *, by: Actor, row: int | None) -> Model:
+        """Raises PreconditionFailed, ModelNotFound, ValidationFailed."""
         before = await self.get(name_or_id)
         refuse_other(before, row)
         wanted = {
@@ -90,6 +76,7 @@ class RegistryModels:
         await self._models.change(after, change=change(by, "model.amend", before, after))
         return after
 
+    @whatever
     async def remove(self, name_or_id: str, *, by: Actor, row: int | None = None) -> None:
         """Raises Conflict while it has versions, PreconditionFailed, ModelNotFound."""
         model = await self.get(name_or_id)

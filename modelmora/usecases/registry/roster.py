@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from dataclasses import replace
+from collections.abc import Collection
 
 import structlog
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import ModelRef, ModelSpec, ModelType
 from modelmora.domain.registry.entries import Model, ModelVersion
-from modelmora.domain.registry.pages import MOST, AuditQuery, ModelQuery, Paging, VersionQuery
+from modelmora.domain.registry.pages import ModelQuery, VersionQuery
 from modelmora.errors import ModelMoraError, ModelNotFound, NotFound
 from modelmora.ports import AuditLog, RegisteredModels, RegisteredVersions
+from modelmora.usecases.registry.asking import everything
 
 log = structlog.get_logger(__name__)
 
 PERIOD_S = 1.0
 """So late at most do other processes see a change."""
+SETTLED_S = 2 * PERIOD_S
+"""By then no process asks for what a name stood for before."""
 
 
 class Roster:
@@ -77,43 +79,21 @@ class Roster:
             else:
                 await self._read_changes(self._seen)
             self._seen = head
-            self.now = self._catalogue()
+            self.now = await asyncio.to_thread(self._catalogue)  # of 50,000 it takes a while
 
     async def _read_all(self) -> None:
         self._registered, self._shut, self._current, self._chosen = {}, set(self._refused), {}, set()
         for state in ("approved", "deployed"):
-            async for version in self._pages(VersionQuery(state=state, page=Paging(limit=MOST))):
+            async for version in everything(self._versions.find, VersionQuery(state=state)):
                 self._note(version)
-        async for version in self._pages(VersionQuery(declared=True, page=Paging(limit=MOST))):
+        async for version in everything(self._versions.find, VersionQuery(declared=True)):
             self._note(version)
-        cursor: str | None = None
-        while True:
-            page = await self._models.find(ModelQuery(page=Paging(limit=MOST, cursor=cursor)))
-            for model in page.items:
-                self._note_model(model)
-            if (cursor := page.next_cursor) is None:
-                return
-
-    async def _pages(self, query: VersionQuery) -> AsyncIterator[ModelVersion]:
-        while True:
-            page = await self._versions.find(query)
-            for version in page.items:
-                yield version
-            if page.next_cursor is None:
-                return
-            query = replace(query, page=Paging(limit=MOST, cursor=page.next_cursor))
+        async for model in everything(self._models.find, ModelQuery()):
+            self._note_model(model)
 
     async def _read_changes(self, after: int) -> None:
         """Each entry that was changed is read as it is now; it may have been changed several times."""
-        subjects: dict[str, None] = {}
-        query = AuditQuery(after=after, page=Paging(limit=MOST))
-        while True:
-            page = await self._audit.entries(query)
-            subjects |= dict.fromkeys(entry.change.subject for entry in page.items)
-            if page.next_cursor is None:
-                break
-            query = replace(query, page=Paging(limit=MOST, cursor=page.next_cursor))
-        for subject in subjects:
+        for subject in await self._audit.subjects(after=after):
             await self._read(subject)
 
     async def _read(self, subject: str) -> None:

@@ -1,4 +1,9 @@
-"""Making another version current while its model is in use: load, warm, switch, drain, unload."""
+"""Making another version current while its model is in use: load, warm, switch, drain, unload.
+
+Here it is done in this order. Other servers over the same database hear of it by what is wished: the new version before
+it is loaded here, so that they load it at the same time, and the old one's end with the switch, so that it goes
+everywhere, whatever becomes of the process that switched.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,11 @@ from modelmora.domain.registry.entries import Model
 from modelmora.errors import ModelMoraError, NotFound
 from modelmora.ports import DesiredModels, ModelHost
 from modelmora.usecases.registry.models import RegistryModels
-from modelmora.usecases.registry.roster import PERIOD_S, Roster
+from modelmora.usecases.registry.roster import SETTLED_S, Roster
 from modelmora.usecases.registry.trace import Actor, refuse_other
 from modelmora.usecases.registry.versions import RegistryVersions
 
 log = structlog.get_logger(__name__)
-
-DRAIN_S = 2 * PERIOD_S
-"""After the switch other processes may go on asking for the old version that long."""
 
 
 class Swap:
@@ -34,7 +36,7 @@ class Swap:
         host: ModelHost,
         desired: DesiredModels,
         *,
-        drain_s: float = DRAIN_S,
+        drain_s: float = SETTLED_S,
     ) -> None:
         self._models = models
         self._versions = versions
@@ -61,7 +63,7 @@ class Swap:
             if old is not None and old.key == new.key and model.chosen and model.current == version:
                 return model
             if old is not None and old.key != new.key:
-                await self._bring(new, deadline=deadline)
+                await self._bring(new, old, deadline=deadline)
             changed = await self._versions.make_current(ref, version, by=by, row=row)
             await self._roster.refresh()
             log.info("model_switched", model=name, version=version, before=old and old.version)
@@ -80,25 +82,27 @@ class Swap:
         served = self._served(name)
         return served is not None and served.version == version
 
-    async def _bring(self, new: ModelSpec, *, deadline: float) -> None:
-        if new.warmup:
-            await self._host.warmup(new, deadline=deadline)
-        else:
-            await self._host.load(new, deadline=deadline)
+    async def _bring(self, new: ModelSpec, old: ModelSpec, *, deadline: float) -> None:
+        """Into memory everywhere where the old one is wished to be, and here."""
+        wished = {(wish.name, wish.version): wish.wanted for wish in await self._desired.all()}
+        before = wished.get((new.name, new.version))
+        follows = before != "loaded" and (old.default or wished.get((old.name, old.version)) == "loaded")
+        if follows:
+            await self._desired.set(new.name, new.version, "loaded")
+        try:
+            await (self._host.warmup if new.warmup else self._host.load)(new, deadline=deadline)
+        except BaseException:
+            if follows:
+                await asyncio.shield(self._desired.set(new.name, new.version, "unloaded"))
+            raise
 
     async def _let_go(self, old: ModelSpec, new: ModelSpec, *, deadline: float) -> None:
-        """What new workers load follows the name; then the old one goes, once nobody can be asking for it any more.
-
-        It is switched already: what fails here is logged.
-        """
+        """Once nobody can be asking for it any more. It is switched already: what fails here is logged."""
         try:
-            wished = {(wish.name, wish.version): wish.wanted for wish in await self._desired.all()}
-            if old.default or wished.get((old.name, old.version)) == "loaded":
-                await self._desired.set(new.name, new.version, "loaded")
+            await self._desired.set(old.name, old.version, "unloaded")
             await asyncio.sleep(min(self._drain_s, max(0.0, deadline - time.monotonic())))
             if await self._stands_for(old.name, old.version):
                 return  # somebody went back to it meanwhile
-            await self._desired.set(old.name, old.version, "unloaded")
             await self._host.unload(old, deadline=deadline)
         except ModelMoraError as error:
             log.warning("old_version_stays", model=old.name, version=old.version, code=error.code, detail=error.detail)

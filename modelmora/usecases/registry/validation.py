@@ -14,7 +14,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from modelmora.domain.registry.entries import ModelVersion
-from modelmora.domain.registry.pages import Paging, VersionQuery
+from modelmora.domain.registry.pages import VersionQuery
 from modelmora.domain.tensors import TensorSpec
 from modelmora.errors import (
     ArtifactCorrupt,
@@ -28,6 +28,7 @@ from modelmora.errors import (
     WrongState,
 )
 from modelmora.ports import LOST, Leases, ModelHost
+from modelmora.usecases.registry.asking import everything
 from modelmora.usecases.registry.models import RegistryModels
 from modelmora.usecases.registry.roster import Roster
 from modelmora.usecases.registry.trace import POLICY, Actor, told
@@ -115,9 +116,7 @@ class Validation:
     async def _failed(self, entry: ModelVersion, error: ModelMoraError, *, by: Actor) -> ModelVersion:
         log.warning("version_not_valid", model=entry.model, version=entry.version, detail=error.detail)
         try:
-            return await self._versions.move(
-                entry.model, entry.version, "fail_validation", by=by, reason=error.detail, row=entry.row
-            )
+            return await self._versions.failed(entry, error.detail, by=by)
         except StateError:
             return await self._decided(entry)
 
@@ -159,15 +158,9 @@ class Validation:
             return
         keeping = asyncio.create_task(self._keep_lease())
         try:
-            cursor: str | None = None
-            while True:
-                query = VersionQuery(state="registered", page=Paging(cursor=cursor))
-                page = await self._versions.find(query)
-                for version in page.items:
-                    if self._is_due(version):
-                        await self._look_at(version)
-                if (cursor := page.next_cursor) is None:
-                    return
+            async for version in everything(self._versions.find, VersionQuery(state="registered")):
+                if self._is_due(version):
+                    await self._look_at(version)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)

@@ -38,7 +38,7 @@ from modelmora.ports import (
     StoredObject,
     Write,
 )
-from modelmora.usecases.registry.asking import together
+from modelmora.usecases.registry.asking import TRIES, together, whatever
 from modelmora.usecases.registry.trace import POLICY, Actor, change, refuse_other, told, written
 
 log = structlog.get_logger(__name__)
@@ -46,8 +46,6 @@ log = structlog.get_logger(__name__)
 HELD_S = 3600.0
 """So long the files of a registration stay, whatever becomes of it."""
 LONGEST_REASON, LONGEST_FAILURE = 2_000, 10_000
-TRIES = 5
-"""Of changes to several entries, where somebody else changes one of them meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +129,7 @@ class RegistryVersions:
             query = replace(query, model=(await self._models.get(query.model)).name)
         return await self._versions.find(query)
 
+    @whatever
     async def move(
         self, model: str, version: str, move: Move, *, by: Actor, reason: str = "", row: int | None = None
     ) -> ModelVersion:
@@ -138,22 +137,30 @@ class RegistryVersions:
         Conflict where the current version is to be undeployed."""
         before = await self.get(model, version)
         refuse_other(before, row)
+        if move == "fail_validation":
+            return await self.failed(before, reason, by=by)
         if move == "undeploy":
             _refuse_current(await self._models.get(before.model), before)
-        failure = readable(reason, most=LONGEST_FAILURE) if move == "fail_validation" else ""
-        reason = readable(reason, most=LONGEST_REASON) if move == "fail_validation" else reason
         check_length(reason, field="reason", most=LONGEST_REASON)
-        after = before.moved(move, at=self._clock(), failure=failure)
+        after = before.moved(move, at=self._clock())
         await self._versions.change(after, change=change(by, f"version.{move}", before, after, reason=reason))
+        return after
+
+    async def failed(self, found: ModelVersion, why: str, *, by: Actor) -> ModelVersion:
+        """A version that did not pass, as it was read. Raises WrongState, PreconditionFailed, VersionNotFound."""
+        after = found.moved("fail_validation", at=self._clock(), failure=readable(why, most=LONGEST_FAILURE))
+        told = change(by, "version.fail_validation", found, after, reason=readable(why, most=LONGEST_REASON))
+        await self._versions.change(after, change=told)
         return after
 
     async def validated(self, found: ModelVersion, *, by: Actor) -> ModelVersion:
         """A version that passed, with its inputs, outputs, labels and measures as they were found: where no policy asks
         for approval it is approved at once, both in one step.
 
-        Raises WrongState, PreconditionFailed, VersionNotFound.
+        Raises WrongState, also for one that took the place of what was found; PreconditionFailed, VersionNotFound.
         """
         before = await self._versions.get(found.model, found.version)
+        _refuse_another(before, found)
         metrics = found.baseline.with_metrics(before.baseline.metrics).metrics  # what was told meanwhile counts
         seen = replace(
             before,
@@ -191,6 +198,7 @@ class RegistryVersions:
             return next((one.entry for one in writes if isinstance(one.entry, Model)), entry)
         raise Conflict(f"{entry.name} keeps being changed by others; ask again", field="version", found=version)
 
+    @whatever
     async def amend(
         self, model: str, version: str, *, metrics: Iterable[Metric], by: Actor, row: int | None = None
     ) -> ModelVersion:
@@ -207,6 +215,7 @@ class RegistryVersions:
         await self._versions.change(after, change=change(by, "version.amend", before, after))
         return after
 
+    @whatever
     async def remove(self, model: str, version: str, *, by: Actor, row: int | None = None) -> None:
         """Its files stay until nothing refers to them. Raises Conflict for the current one, WrongState for one that is
         deployed, PreconditionFailed, VersionNotFound."""
@@ -305,6 +314,12 @@ _PASSING = ("id", "version", "created_at", "changed_at", "validated_at", "row")
 
 def _content(version: ModelVersion) -> dict[str, object]:
     return {name: value for name, value in told(version).items() if name not in _PASSING}
+
+
+def _refuse_another(there: ModelVersion, found: ModelVersion) -> None:
+    """Raises WrongState where that one was removed, and another has its number now."""
+    if there.id != found.id:
+        raise WrongState(f"{found.key} was removed and registered anew meanwhile", field="id", found=there.id)
 
 
 def _refuse_current(entry: Model, version: ModelVersion) -> None:
