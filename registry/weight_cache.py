@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -95,13 +95,30 @@ class WeightCache:
         into = Path(tempfile.mkdtemp(prefix=f"{sha256}{UNDER_WAY}", dir=self._root))
         try:
             manifest = await _twice(partial(self._read, sha256))
-            fetched = 0
-            for path, digest in _files(sha256, manifest):
-                fetched += await _twice(partial(self._download, digest, into / path))
+            files = _files(sha256, manifest)
+            await self._make_room(sha256, {digest for _, digest in files})
+            fetched, first = 0, dict[str, Path]()
+            for path, digest in files:
+                if digest in first:
+                    await asyncio.to_thread(_link, first[digest], into / path)
+                else:
+                    fetched += await _twice(partial(self._download, digest, into / path))
+                    first[digest] = into / path
             await asyncio.to_thread(_complete, into, manifest, place)
         finally:
             await asyncio.to_thread(_remove, into)
         log.info("artifact_fetched", artifact=sha256, bytes=fetched)
+
+    async def _make_room(self, sha256: str, digests: Collection[str]) -> None:
+        """For what is about to come. Raises DependencyUnavailable before anything does, where it cannot fit."""
+        found = [await self._objects.find(digest) for digest in digests]
+        size = sum(one.bytes for one in found if one is not None)  # what is not there is told of when it is fetched
+        if self._limit_bytes:
+            await asyncio.to_thread(self._tidy, sha256, size)
+        free = shutil.disk_usage(self._root).free
+        if size > free:
+            said = f"has {free} bytes of room left and {sha256} has {size}: give it more, or a smaller limit"
+            raise DependencyUnavailable(f"the cache of weights, {self._root}, {said}")
 
     async def _read(self, sha256: str) -> bytes:
         content = bytearray()
@@ -121,14 +138,14 @@ class WeightCache:
                     await asyncio.to_thread(file.write, chunk)
             return file.tell()
 
-    def _tidy(self, keep: str) -> list[str]:
+    def _tidy(self, keep: str, coming: int = 0) -> list[str]:
         with _translated(self._root):
             there = [path for path in self._root.iterdir() if path.name != LOCKS]
             for left in (path for path in there if UNDER_WAY in path.name):  # of processes that were killed
                 self._removed(left, of=left.name.partition(UNDER_WAY)[0])
             whole = sorted((path for path in there if UNDER_WAY not in path.name), key=_used_at)
             sizes = {path: _size(path) for path in whole}
-            over, gone = sum(sizes.values()) - self._limit_bytes, list[str]()
+            over, gone = sum(sizes.values()) + coming - self._limit_bytes, list[str]()
             for path in whole:
                 if over > 0 and path.name != keep and self._removed(path, of=path.name):
                     over -= sizes[path]
@@ -200,11 +217,12 @@ def _digest(path: Path) -> str:
 
 def _size(place: Path) -> int:
     """Nothing for what another process has removed meanwhile."""
-    total = 0
+    found: dict[int, int] = {}  # a file may have several paths
     for path in place.rglob("*"):
         with suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+            told = path.stat()
+            found[told.st_ino] = told.st_size if path.is_file() else 0
+    return sum(found.values())
 
 
 def _used_at(place: Path) -> float:
@@ -218,6 +236,12 @@ def _complete(made: Path, manifest: bytes, place: Path) -> None:
     (made / MANIFEST).write_bytes(manifest)
     made.chmod(0o755)
     made.replace(place)
+
+
+def _link(first: Path, path: Path) -> None:
+    """The same file under another path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.hardlink_to(first)
 
 
 def _remove(place: Path) -> bool:

@@ -19,8 +19,8 @@ from modelmora.errors import Conflict
 
 STRIDE = 500
 """So many objects are in one statement: databases bound what it may hold."""
-CONDEMNED = ""
-"""Who holds what is condemned."""
+CONDEMNED = "!"
+"""How the holder of what is condemned begins; nobody else's does."""
 _LOCK = 0x686F_6C64_73  # any number that no other user of the server takes: "holds"
 
 
@@ -46,14 +46,14 @@ class HoldsTable:
         async with self._alone() as (connection, _):
             await connection.execute(delete(table).where(table.c.tenant == self._tenant, table.c.holder == holder))
 
-    async def condemn(self, digests: Collection[str], *, ttl_s: float) -> Collection[str]:
+    async def condemn(self, digests: Collection[str], *, ttl_s: float, by: str = "") -> Collection[str]:
         """See the port; what has expired goes on the way."""
         async with self._alone() as (connection, time):
             await connection.execute(delete(table).where(table.c.expires_at <= time))
             # Held first: who lets go has its version kept by then.
             free = set(digests) - await self._held(connection, digests, time, going=False)
             free -= await _found(connection, select(files.c.sha256).distinct(), files.c.sha256, free)
-            await self._write(connection, CONDEMNED, free, until=time + timedelta(seconds=ttl_s))
+            await self._write(connection, CONDEMNED + by, free, until=time + timedelta(seconds=ttl_s))
         return sorted(free)
 
     async def condemned(self, digests: Collection[str]) -> Collection[str]:
@@ -61,11 +61,11 @@ class HoldsTable:
         async with self._transactions.read() as connection:
             return await self._held(connection, digests, await now(connection, self._clock), going=True)
 
-    async def spare(self, digests: Collection[str]) -> None:
+    async def spare(self, digests: Collection[str], *, by: str = "") -> None:
         """See the port."""
         async with self._alone() as (connection, _):
             for some in _strides(digests):
-                mine = (table.c.holder == CONDEMNED) & table.c.sha256.in_(some)
+                mine = (table.c.holder == CONDEMNED + by) & table.c.sha256.in_(some)
                 await connection.execute(delete(table).where(mine))
 
     async def unlisted(self) -> Collection[str]:
@@ -93,7 +93,8 @@ class HoldsTable:
         self, connection: AsyncConnection, digests: Iterable[str], time: datetime, *, going: bool
     ) -> set[str]:
         """Those that are condemned, or those that somebody needs."""
-        whose = table.c.holder == CONDEMNED if going else table.c.holder != CONDEMNED
+        going_too = table.c.holder.startswith(CONDEMNED)
+        whose = going_too if going else ~going_too
         query = select(table.c.sha256).distinct().where(whose, table.c.expires_at > time)
         return await _found(connection, query, table.c.sha256, digests)
 

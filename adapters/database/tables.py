@@ -183,7 +183,7 @@ holds = Table(
     metadata,
     _tenant(),
     Column("sha256", Text, primary_key=True),
-    Column("holder", Text, primary_key=True, comment="empty: it is condemned"),
+    Column("holder", Text, primary_key=True, comment="begins with !: it is condemned"),
     Column("expires_at", Utc, nullable=False),
     Index("ix_holds_sha256", "sha256"),
     Index("ix_holds_holder", "tenant", "holder"),

@@ -33,6 +33,8 @@ STRIDE = 1_000
 CONNECT_S, READ_S, QUESTION_S, RETRIES = 5.0, 60.0, 10.0, 2
 """How long a connection, a piece of a file and the answer to a question may take, and how often it is tried again."""
 THREADS, UPLOADS = 16, 8
+SMALL_BYTES = 64 * 2**10
+"""What is no larger goes in one piece, without waiting for those that are."""
 _TROUBLES = (MinioException, HTTPError, OSError, ValueError)
 
 
@@ -51,9 +53,25 @@ class S3Objects:
         self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="uploads")
 
     async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
-        """See the port. So many uploads at once as there are threads for them; more wait."""
-        coming, hashing = f"{COMING}/{secrets.token_hex(16)}", Hashing(chunks)
-        source = _Source(aiter(hashing), asyncio.get_running_loop())
+        """See the port. So many large uploads at once as there are threads for them; more wait."""
+        hashing = Hashing(chunks)
+        coming = aiter(hashing)
+        first = await _first(coming)
+        if len(first) <= SMALL_BYTES:
+            hashing.check_given(sha256)
+            return await self._put_small(hashing.sha256, first)
+        return await self._put_large(first, coming, hashing, sha256)
+
+    async def _put_small(self, sha256: str, content: bytes) -> StoredObject:
+        """In one request, which the store carries out whole or not at all."""
+        await self._ask(lambda: self._client.put_object(self._bucket, _key(sha256), io.BytesIO(content), len(content)))
+        return await self._kept(sha256)
+
+    async def _put_large(
+        self, first: bytes, rest: AsyncIterator[bytes], hashing: Hashing, sha256: str | None
+    ) -> StoredObject:
+        coming = f"{COMING}/{secrets.token_hex(16)}"
+        source = _Source(first, rest, asyncio.get_running_loop())
         try:
             try:
                 await self._ask(lambda: self._send(coming, source), left=source.leave, on=self._uploads)
@@ -163,11 +181,13 @@ class S3Objects:
 
     async def _keep(self, coming: str, sha256: str, size: int, *, etag: str | None = None) -> StoredObject:
         """Copied within the store; `compose_object` does so for what is larger than a copy may be as well."""
+        if not size:  # of which nothing can be composed
+            return await self._put_small(sha256, b"")
         sources = [ComposeSource(self._bucket, coming, match_etag=etag)]
-        if size:
-            await self._ask(lambda: self._client.compose_object(self._bucket, _key(sha256), sources))
-        else:
-            await self._ask(lambda: self._client.put_object(self._bucket, _key(sha256), io.BytesIO(), 0))
+        await self._ask(lambda: self._client.compose_object(self._bucket, _key(sha256), sources))
+        return await self._kept(sha256)
+
+    async def _kept(self, sha256: str) -> StoredObject:
         found = await self.find(sha256)
         if found is None:
             raise missing(sha256)
@@ -235,10 +255,10 @@ class S3Objects:
 class _Source(io.RawIOBase):
     """What the client's thread reads: bytes that come on the event loop. Who reads waits for them there."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, first: bytes, chunks: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self._chunks = chunks
         self._loop = loop
-        self._held = bytearray()
+        self._held = bytearray(first)
         self._waiting: Future[bytes] | None = None
         self._left = False
         self.failed: Exception | None = None
@@ -275,6 +295,14 @@ class _Source(io.RawIOBase):
 
     async def _following(self) -> bytes:
         return await anext(self._chunks, b"")
+
+
+async def _first(chunks: AsyncIterator[bytes]) -> bytes:
+    """More than is small, or all that there is."""
+    taken = bytearray()
+    while len(taken) <= SMALL_BYTES and (chunk := await anext(chunks, b"")):
+        taken += chunk
+    return bytes(taken)
 
 
 def _connections(read_s: float) -> urllib3.PoolManager:

@@ -55,7 +55,7 @@ def _add_changing(router: APIRouter, core: Core) -> None:
         """A name for versions to come."""
         registry, body = core.get().registry, await taken(request, NewModel)
 
-        async def make() -> Answer:
+        async def make(id: str | None) -> Answer:
             entry = await registry.models.add(
                 body.name,
                 body.type,
@@ -63,6 +63,7 @@ def _add_changing(router: APIRouter, core: Core) -> None:
                 description=body.description,
                 tags=tuple(body.tags),
                 owner=body.owner,
+                id=id,
             )
             where = {"location": f"{PREFIX}/{quote(entry.name)}"}
             return answer(render_registry.model(entry), 201, {**where, **etag(entry)})

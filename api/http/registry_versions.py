@@ -68,8 +68,8 @@ def _add_making(router: APIRouter, core: Core) -> None:
         registry = core.get().registry
         given = await (await taken(request, NewVersion)).registration()
 
-        async def make() -> Answer:
-            entry = await registry.versions.register(ref, given, by=actor_of(request))
+        async def make(id: str | None) -> Answer:
+            entry = await registry.versions.register(ref, given, by=actor_of(request), id=id)
             registry.validation.begin(entry)
             where = {"location": f"/api/v1/models/{quote(entry.model)}/versions/{quote(entry.version)}"}
             return answer(render_registry.version(entry), 201, {**where, **etag(entry)})

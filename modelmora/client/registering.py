@@ -28,6 +28,8 @@ from modelmora.errors import (
 from modelmora.imports import Import
 
 LONGEST_PAUSE_S = 2.0
+BRINGS = 5
+"""So often files are brought that somebody else removes meanwhile."""
 STATES_BEFORE = ("registered",)
 RUNNING = ("group", "device", "precision", "engine", "batching", "warmup", "pin", "idle_ttl_s")
 
@@ -100,12 +102,14 @@ class Registering:
     async def _brought(self, given: Newcomer, digested: Sequence[Digested]) -> VersionInfo:
         """All tries have one key: whoever comes second finds what the first one made."""
         headers = {"idempotency-key": uuid.uuid4().hex}
-        try:
-            return await self._sent(given, digested, headers)
-        except ValidationFailed as error:
-            if error.field != "files":
-                raise
-        # What was there when it was looked for has been removed since, as nobody's: it is brought again.
+        for _ in range(BRINGS - 1):
+            try:
+                return await self._sent(given, digested, headers)
+            except (ValidationFailed, Conflict) as error:
+                # What was there when it was looked for has been removed since, or is being so, as nobody's.
+                if error.field not in ("files", "files.sha256"):
+                    raise
+                await self.retrier.sleep(error.retry_after_s or 0.0)
         return await self._sent(given, digested, headers)
 
     async def _sent(self, given: Newcomer, digested: Sequence[Digested], headers: Mapping[str, str]) -> VersionInfo:

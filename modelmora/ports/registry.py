@@ -185,15 +185,16 @@ class Holds(Protocol):
         """Of all it holds; idempotent."""
         ...
 
-    async def condemn(self, digests: Collection[str], *, ttl_s: float) -> Collection[str]:
-        """Those of them that no version refers to and nobody holds: they may be removed now, until they are spared."""
+    async def condemn(self, digests: Collection[str], *, ttl_s: float, by: str = "") -> Collection[str]:
+        """Those of them that no version refers to and nobody holds: they may be removed now, until they are spared by
+        everybody who condemned them."""
         ...
 
     async def condemned(self, digests: Collection[str]) -> Collection[str]:
         """Those of them that are going."""
         ...
 
-    async def spare(self, digests: Collection[str]) -> None:
+    async def spare(self, digests: Collection[str], *, by: str = "") -> None:
         """They are removed, or stay; idempotent."""
         ...
 

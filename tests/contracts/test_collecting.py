@@ -261,12 +261,14 @@ async def test_a_store_that_fails_in_between_leaves_what_it_failed_at_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(registry.objects, "remove", failing)
+        patch.setattr("modelmora.usecases.registry.files.CONDEMNED_S", 3.0)
         with pytest.raises(DependencyUnavailable):
             await registry.files.collect(older_than_s=ANY_AGE)
     given = Registration(version="1.0.0", files=files, running=Running(provider="classifier"))
     with pytest.raises(Conflict, match="are being removed"):
         await registry.versions.register("birds", given, by=ANN)
     assert (await registry.files.collect(older_than_s=ANY_AGE)).removed == 1  # nobody holds the lease any more
+    await asyncio.sleep(3.0)
     await registry.bring(b"weights")
     await registry.versions.register("birds", given, by=ANN)
 

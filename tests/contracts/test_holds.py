@@ -60,6 +60,16 @@ async def test_both_end_by_themselves(database: Database, clock: SetClock) -> No
     assert await database.holds.condemn([A, B], ttl_s=60) == [A, B]
 
 
+async def test_of_two_who_condemn_each_spares_his_own(database: Database) -> None:
+    for who in ("one", "two"):
+        assert await database.holds.condemn([A], ttl_s=60, by=who) == [A]
+    await database.holds.spare([A], by="one")
+    with pytest.raises(Conflict):
+        await database.holds.hold("x", [A], ttl_s=60)
+    await database.holds.spare([A], by="two")
+    await database.holds.hold("x", [A], ttl_s=60)
+
+
 async def test_what_a_version_refers_to_is_not_condemned_until_it_is_removed_or_purged(database: Database) -> None:
     await database.models.add(a_model(), change=a_change())
     one, other = a_version(), a_version("2.0.0")

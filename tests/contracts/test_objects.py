@@ -105,6 +105,20 @@ async def test_a_caller_who_leaves_leaves_nothing(objects: Objects) -> None:
     assert await objects.sweep(older_than=SOON) == 0
 
 
+async def test_small_files_do_not_wait_for_large_ones(objects: Objects) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield secrets.token_bytes(2**20)
+        await asyncio.Event().wait()
+
+    slowly = [asyncio.create_task(objects.put(slow())) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    stored = await asyncio.wait_for(objects.put(chunked(b"a list of files")), 20)
+    assert stored.sha256 == digest(b"a list of files")
+    for one in slowly:
+        one.cancel()
+    await asyncio.gather(*slowly, return_exceptions=True)
+
+
 async def test_what_is_removed_is_gone(objects: Objects) -> None:
     stored = await objects.put(chunked(b"content"))
     assert await objects.remove(stored.sha256)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -193,6 +194,38 @@ async def test_those_unused_for_longest_go_when_the_rest_does_not_fit(tmp_path: 
     await contents(cache, first)  # which makes the second the oldest
     await contents(cache, third)
     assert folders(tmp_path) == sorted([first, third])
+
+
+async def test_room_is_made_before_anything_comes(tmp_path: Path, store: Store) -> None:
+    cache = cache_of(tmp_path, store, limit_bytes=1_500)
+    first, second = [await registered(store, weights=letter * 1_000) for letter in (b"a", b"b")]
+    await contents(cache, first)
+    store.open.clear()
+    store.asked.clear()
+    asking = asyncio.create_task(contents(cache, second))
+    store.open.set()
+    await until(lambda: len(store.asked) == 2)  # its list, and now its weights
+    assert first not in folders(tmp_path)
+    await asking
+
+
+async def test_what_does_not_fit_on_the_disk_is_not_begun(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = await registered(store, weights=b"w" * 1_000)
+    (tmp_path / "cache").mkdir()
+    usage = shutil.disk_usage(tmp_path)._replace(free=999)
+    monkeypatch.setattr("registry.weight_cache.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DependencyUnavailable, match=r"has 999 bytes of room left and .* has 1000"):
+        await contents(cache_of(tmp_path, store), sha256)
+    assert len(store.asked) == 1  # for the list
+    assert folders(tmp_path) == []
+
+
+async def test_a_file_of_many_paths_comes_once(tmp_path: Path, store: Store) -> None:
+    sha256 = await registered(store, one=b"same", other=b"same")
+    assert await contents(cache_of(tmp_path, store), sha256) == {"one": b"same", "other": b"same"}
+    assert len(store.asked) == 2
 
 
 async def test_what_fails_while_it_is_used_is_the_users_own(tmp_path: Path, store: Store) -> None:

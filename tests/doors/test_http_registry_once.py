@@ -61,6 +61,24 @@ async def test_a_key_is_for_one_request(body: Any, path: str, http: httpx.AsyncC
     assert at_fault(answer) == (422, "validation", "idempotency-key")
 
 
+async def test_what_was_made_by_a_process_that_could_not_say_so_is_told_all_the_same(
+    world: World, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = world.kept.database.idempotency
+    for key, body, path in (("k-m", BIRDS, MODELS), ("k-v", version(), VERSIONS)):
+        await sent(http)
+        with monkeypatch.context() as patch:  # it was killed then, and its claim has ended
+            patch.setattr(keys, "keep", lambda key, *, holder, answer: keys.forget(key, holder=holder))
+            first = await post(http, body, key, path)
+        second = await post(http, body, key, path)
+        assert said(first) == said(second)
+        assert (await post(http, body, key, path)).headers["idempotent-replay"] == "true"
+        assert (await post(http, body, f"{key}-2", path)).status_code == 409
+
+    await http.delete(f"{VERSIONS}/1.0.0")
+    assert (await post(http, version(), "k-3", path=VERSIONS)).status_code == 409
+
+
 async def test_what_failed_may_be_tried_again_with_its_key(http: httpx.AsyncClient) -> None:
     await add(http)
     refused = await post(http, version(), path=VERSIONS)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+from modelmora.domain.registry.entries import Model, ModelVersion
 from modelmora.domain.registry.pages import MOST, ModelQuery, Page, Paging, VersionQuery
-from modelmora.errors import Conflict, PreconditionFailed
+from modelmora.errors import Conflict, NotFound, PreconditionFailed
 
 T = TypeVar("T")
 U = TypeVar("U")
 P = ParamSpec("P")
+E = TypeVar("E", Model, ModelVersion)
 Q = TypeVar("Q", ModelQuery, VersionQuery)
 
 AT_ONCE = 16
@@ -37,6 +40,22 @@ async def together(ask: Callable[[T], Awaitable[U]], of: Iterable[T], *, at_once
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
     return [answers[place] for place in sorted(answers)]
+
+
+async def added(adding: Awaitable[None], made: E, find: Callable[[], Awaitable[E]]) -> E:
+    """What was made, once it is added; what there is, where it was added under the same id before.
+
+    Raises what adding raises.
+    """
+    try:
+        await adding
+    except Conflict:
+        with suppress(NotFound):
+            there = await find()
+            if there.id == made.id:
+                return there
+        raise
+    return made
 
 
 async def everything(find: Callable[[Q], Awaitable[Page[T]]], query: Q) -> AsyncIterator[T]:

@@ -101,10 +101,10 @@ class RegistryFiles:
             await self._lease(holder)
             listed_elsewhere = await self._listed_elsewhere()
             condemned = await self._holds.condemn(
-                [one.sha256 for one in batch if one.sha256 not in listed_elsewhere], ttl_s=CONDEMNED_S
+                [one.sha256 for one in batch if one.sha256 not in listed_elsewhere], ttl_s=CONDEMNED_S, by=holder
             )
             sizes = await self._remove_all(condemned, before)
-            await self._holds.spare(condemned)  # not where that failed: the store may yet do what it was asked
+            await self._holds.spare(condemned, by=holder)  # not where that failed: it may yet be done
             for size in sizes:
                 if size is not None:
                     yield size

@@ -11,7 +11,7 @@ from modelmora.domain.registry.entries import Model
 from modelmora.domain.registry.pages import ModelQuery, Page
 from modelmora.domain.registry.texts import check_text
 from modelmora.ports import RegisteredModels
-from modelmora.usecases.registry.asking import whatever
+from modelmora.usecases.registry.asking import added, whatever
 from modelmora.usecases.registry.trace import Actor, change, refuse_other
 
 
@@ -41,15 +41,17 @@ class RegistryModels:
         description: str = "",
         tags: tuple[str, ...] = (),
         owner: str = "",
+        id: str | None = None,
     ) -> Model:
-        """Raises ValidationFailed naming the field, Conflict where the name is taken."""
+        """With an `id`, who adds it again is told what there is. Raises ValidationFailed naming the field, Conflict
+        where the name is taken."""
         now = self._clock()
         model = Model(
-            id=self._new_id(), name=name, type=type_, description=description, tags=tags, owner=owner or by.name,
+            id=id or self._new_id(), name=name, type=type_, description=description, tags=tags, owner=owner or by.name,
             created_at=now, changed_at=now,
         )  # fmt: skip
-        await self._models.add(model, change=change(by, "model.register", None, model))
-        return model
+        adding = self._models.add(model, change=change(by, "model.register", None, model))
+        return await added(adding, model, lambda: self._models.get(name))
 
     async def get(self, name_or_id: str) -> Model:
         """Raises ModelNotFound."""

@@ -38,7 +38,7 @@ from modelmora.ports import (
     StoredObject,
     Write,
 )
-from modelmora.usecases.registry.asking import TRIES, together, whatever
+from modelmora.usecases.registry.asking import TRIES, added, together, whatever
 from modelmora.usecases.registry.trace import POLICY, Actor, change, refuse_other, told, written
 
 log = structlog.get_logger(__name__)
@@ -86,8 +86,15 @@ class RegistryVersions:
         self._new_id = new_id
         self._clock = clock
 
-    async def register(self, model: str, given: Registration, *, by: Actor) -> ModelVersion:
-        """All of it or nothing.
+    async def register(
+        self,
+        model: str,
+        given: Registration,
+        *,
+        by: Actor,
+        id: str | None = None,
+    ) -> ModelVersion:
+        """All of it or nothing; with an `id`, who registers it again is told what there is.
 
         Raises ModelNotFound, Conflict where the model has the version, had it with other files, or its files are being
         removed, ValidationFailed (a field, a file that is not in the store or is another there, a parent that is made
@@ -99,7 +106,7 @@ class RegistryVersions:
         artifact = Artifact.of("", given.files)
         now = self._clock()
         version = ModelVersion(
-            id=self._new_id(),
+            id=id or self._new_id(),
             model=entry.name,
             version=given.version,
             type=entry.type,
@@ -114,8 +121,8 @@ class RegistryVersions:
         async with self._held(version):
             await self._refuse_absent(artifact.files)
             await self._objects.put(_once(manifest_of(artifact.files)), sha256=artifact.sha256)
-            await self._versions.add(version, change=change(by, "version.register", None, version))
-        return version
+            adding = self._versions.add(version, change=change(by, "version.register", None, version))
+            return await added(adding, version, lambda: self._versions.get(entry.name, version.version))
 
     async def get(self, model: str, version: str) -> ModelVersion:
         """Raises ModelNotFound, VersionNotFound."""
