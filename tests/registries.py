@@ -32,16 +32,16 @@ ANN = Actor(name="ann", request_id="r-1")
 class RealRegistry:
     """All of it, with a catalogue's models declared. Nothing is made before somebody asks; who did closes it."""
 
-    def __init__(self, catalogue: Catalogue, host: ModelHost, desired: DesiredModels) -> None:
+    def __init__(
+        self, catalogue: Catalogue, host: ModelHost, desired: DesiredModels, *, database: Database | None = None
+    ) -> None:
+        """`database` None: an SQLite file of its own."""
         self._catalogue = catalogue
         self.folder = Path(tempfile.mkdtemp(prefix="modelmora-registry-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.file = self.folder / "modelmora.db"
-        engine = create_engine(_url(self.file))
-        event.listen(engine.sync_engine, "do_connect", self._make)
-        self.database = Database(engine)
+        self.database = database = database or self._own()
         self.objects = FileObjects(self.folder / "objects")
-        database = self.database
         self.roster = Roster(catalogue, database.models, database.versions, database.audit)
         self.registry = registry_of(database, self.objects, self.roster, host, desired=desired, drain_s=0)
         self.models, self.versions = self.registry.models, self.registry.versions
@@ -74,6 +74,11 @@ class RealRegistry:
     async def approved(self, version: str = "1.0.0", **more: Any) -> ModelVersion:
         """One that passed."""
         return await self.versions.validated(await self.registered(version, **more), by=ANN)
+
+    def _own(self) -> Database:
+        engine = create_engine(_url(self.file))
+        event.listen(engine.sync_engine, "do_connect", self._make)
+        return Database(engine)
 
     def _make(self, *_: object) -> None:
         """Before the first connection."""

@@ -6,7 +6,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from statistics import quantiles
+from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import insert
 
@@ -15,9 +17,13 @@ from adapters.database.engine import Transactions, create_engine
 from adapters.database.models import _row as model_row
 from adapters.database.tables import model_tags, models, version_files, versions
 from adapters.database.versions import _row as version_row
+from api.core import Core
+from api.http.app import create_app
 from modelmora.domain.registry.pages import ModelQuery, Paging, VersionQuery
 from modelmora.domain.registry.semver import SemVer, rank
+from tests.fakes import World
 from tests.registered import a_model, a_version
+from tests.registries import RealRegistry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -68,6 +74,42 @@ async def p99_ms(ask: Callable[[int], Awaitable[object]]) -> float:
         await ask(number)
         times.append((time.perf_counter() - begun) * 1e3)
     return quantiles(times, n=100)[-1]
+
+
+@pytest.fixture
+async def http(database: Database) -> AsyncIterator[httpx.AsyncClient]:
+    """The whole HTTP application over it, without the network between."""
+    world = World()
+    world._kept = RealRegistry(world.catalogue, world.host, world.desires, database=database)
+    app = create_app(Core(application=world.application()), max_body_bytes=2**20)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        yield client
+
+
+async def test_over_http_lists_and_gets_take_less_than_50_ms(
+    http: httpx.AsyncClient, record_property: Callable[[str, object], None]
+) -> None:
+    cursors: list[str] = [""]
+    while len(cursors) < 100:
+        cursors.append((await asked(http, "/api/v1/models", limit=100, cursor=cursors[-1]))["next_cursor"])
+    found = {
+        "get a model": await p99_ms(lambda n: asked(http, f"/api/v1/models/m-{n * 31 % MODELS}")),
+        "get a version": await p99_ms(lambda n: asked(http, f"/api/v1/models/m-{n * 31 % MODELS}/versions/1.3.0")),
+        "list models": await p99_ms(lambda n: asked(http, "/api/v1/models", limit=50, cursor=cursors[n % 100])),
+        "list models of a tag": await p99_ms(lambda n: asked(http, "/api/v1/models", limit=50, tag="t-7")),
+        "list a model's versions": await p99_ms(
+            lambda n: asked(http, f"/api/v1/models/m-{n * 31 % MODELS}/versions", order="version")
+        ),
+    }
+    for name, ms in found.items():
+        record_property(name, round(ms, 1))
+    assert {name: ms for name, ms in found.items() if ms > LONGEST_MS} == {}, found
+
+
+async def asked(http: httpx.AsyncClient, path: str, **query: Any) -> Any:
+    answer = await http.get(path, params={name: value for name, value in query.items() if value != ""})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 async def test_list_and_get_take_less_than_50_ms(
