@@ -148,7 +148,7 @@ def _create_files() -> None:
         "holds",
         _tenant(),
         sa.Column("sha256", sa.Text, nullable=False),
-        sa.Column("holder", sa.Text, nullable=False, comment="empty: it is condemned"),
+        sa.Column("holder", sa.Text, nullable=False, comment="begins with !: it is condemned"),
         sa.Column("expires_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("tenant", "sha256", "holder", name="pk_holds"),
     )
