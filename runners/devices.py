@@ -150,15 +150,22 @@ def trim() -> None:
             malloc_trim(0)
 
 
-def before_torch(threads: int) -> None:
-    """Sets what OpenMP reads once, when torch is imported: waiting threads sleep instead of spinning.
+def one_heap() -> None:
+    """Threads that begin from now on share one heap, where the C library is glibc.
 
-    Spinning threads beside a busy API worker fall below the speed of one thread. Threads that begin from now on
-    share one heap: of the heaps of threads glibc trims no end, and up to 64 MB each would stay after an eviction.
+    Of the heaps of threads it trims no end: up to 64 MB each stay after an eviction, or after a stream of pictures.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+
+
+def before_torch(threads: int) -> None:
+    """Sets what OpenMP reads once, when torch is imported: waiting threads sleep instead of spinning.
+
+    Spinning threads beside a busy API worker fall below the speed of one thread.
+    """
+    one_heap()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # Asking whether there is a GPU must not initialise CUDA: it would not survive the fork of the engine.

@@ -35,7 +35,7 @@ from modelmora.usecases.models import Models
 from modelmora.usecases.predict import Predict
 from modelmora.usecases.reconcile import Reconciler
 from modelmora.usecases.segment import Segment
-from runners.devices import cores
+from runners.devices import cores, one_heap
 from runners.handle import RunnerHandle
 from runners.hop.errands import Errands, HandleSettings
 from runners.hop.fleet import Fleet
@@ -95,6 +95,7 @@ class ApiWorker:
 
     async def start(self) -> None:
         """Comes up, or says why not and tries again in the background."""
+        one_heap()
         try:
             await self._open()
         except Exception as cause:
