@@ -4,6 +4,8 @@ Every port that handles many items returns one outcome per item, in the order gi
 only errors of `modelmora.errors`; foreign exceptions are translated in the adapter.
 """
 
+from modelmora.ports.cache import EmbeddingCache
+from modelmora.ports.events import Delivery, Kept, Outbox, Publisher, Subscription
 from modelmora.ports.inference import (
     Capacity,
     Classifier,
@@ -28,6 +30,18 @@ from modelmora.ports.models import (
     Warmed,
     WorkerView,
 )
+from modelmora.ports.pictures import (
+    DeadLetter,
+    DeadLetters,
+    Indexes,
+    Look,
+    PictureFiles,
+    PictureLooks,
+    PictureQuery,
+    PictureRecords,
+    Registered,
+    Registration,
+)
 from modelmora.ports.registry import (
     Answer,
     AuditLog,
@@ -50,6 +64,7 @@ from modelmora.ports.state import (
     Leases,
     Wanted,
 )
+from modelmora.ports.vectors import Vectors
 
 __all__ = [
     "LOST",
@@ -58,10 +73,14 @@ __all__ = [
     "AuditLog",
     "Capacity",
     "Classifier",
+    "DeadLetter",
+    "DeadLetters",
+    "Delivery",
     "Describer",
     "Desire",
     "DesiredModels",
     "Embedder",
+    "EmbeddingCache",
     "Examination",
     "Fetch",
     "Footprint",
@@ -70,21 +89,34 @@ __all__ = [
     "Holds",
     "Hook",
     "IdempotencyKeys",
+    "Indexes",
+    "Kept",
     "Leases",
     "Lineages",
+    "Look",
     "ModelHost",
     "ModelReport",
     "Objects",
+    "Outbox",
+    "PictureFiles",
+    "PictureLooks",
+    "PictureQuery",
+    "PictureRecords",
     "Pictures",
     "Predicted",
     "Predictor",
+    "Publisher",
+    "Registered",
     "RegisteredModels",
     "RegisteredTogether",
     "RegisteredVersions",
+    "Registration",
     "Segmenter",
     "StoredObject",
+    "Subscription",
     "Traffic",
     "Upload",
+    "Vectors",
     "Wanted",
     "Warmed",
     "Watch",

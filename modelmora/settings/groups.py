@@ -15,6 +15,9 @@ from modelmora.domain.addresses import read_network
 from modelmora.domain.links import HostRule
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+_BROKERS = re.compile(r"[A-Za-z0-9._-]+:\d+(,[A-Za-z0-9._-]+:\d+)*")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -75,6 +78,58 @@ def _objects_url(value: str) -> str:
     raise ValueError("neither a folder nor a bucket")
 
 
+def _vectors_url(value: str) -> str:
+    url = urlsplit(value)
+    match url.scheme:
+        case "file" if not url.netloc and PurePosixPath(url.path).is_absolute():
+            return value
+        case "http" | "https" | "grpc" | "grpcs" if url.hostname and not url.path.strip("/") and not url.query:
+            return value
+        case "null" if value == "null://":
+            return value
+    raise ValueError("neither a folder nor a Qdrant server")
+
+
+def _cache_url(value: str) -> str:
+    url = urlsplit(value)
+    match url.scheme:
+        case "memory" | "null" if not url.netloc and not url.path:
+            return value
+        case "redis" | "rediss" if url.hostname:
+            return value
+    raise ValueError("neither memory nor a Redis server")
+
+
+def _events_url(value: str) -> str:
+    url = urlsplit(value)
+    match url.scheme:
+        case "memory" | "null" if not url.netloc and not url.path:
+            return value
+        case "kafka" | "kafka+ssl" if _BROKERS.fullmatch(url.netloc.rpartition("@")[2]) and not url.path.strip("/"):
+            return value
+    raise ValueError("neither memory nor a Kafka cluster")
+
+
+def _topic(value: str) -> str:
+    if not _TOPIC.fullmatch(value):
+        raise ValueError("not the name of a topic")
+    return value
+
+
+def _api(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in ("grpc", "grpcs") or not url.hostname or url.path.strip("/"):
+        raise ValueError("not the address of a gRPC server")
+    return value
+
+
+def _every_bucket(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        if not _BUCKET.fullmatch(entry):
+            raise ValueError(f"{entry} is not the name of a bucket")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -85,10 +140,12 @@ Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[ByteSize, Field(ge=1)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_origin)]
 HostRules = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_host_rule)]
+Buckets = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_bucket)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_every_network)]
 
 HOST = "an IP address or a host name"
 PORT = "a port number from 1 to 65535"
+TOPIC = "1 to 200 letters, digits, dots, dashes and underscores"
 COUNT = "a whole number, 1 or more"
 BYTES = "a size of at least one byte, such as 67108864 or 64MiB"
 MILLISECONDS = "whole milliseconds, 1 or more"
@@ -212,6 +269,88 @@ class WeightsSettings(Group):
         "bytes that files of registered versions may take in weights/ in the data folder (unset: as many as there are)",
         BYTES,
         default=None,
+    )
+
+
+class VectorsSettings(Group):
+    """MODELMORA_VECTORS_*"""
+
+    url: Annotated[str, AfterValidator(_vectors_url)] | None = setting(
+        "where vectors are kept and searched (unset: vectors/ in the data folder, for one API worker)",
+        "file:///absolute/folder, a Qdrant server such as http://host:6333 or grpc://:key@host:6334, or null://",
+        default=None,
+    )
+    timeout_ms: Count = setting("the time for one question to the vector store", MILLISECONDS, default=10_000)
+
+
+class CacheSettings(Group):
+    """MODELMORA_CACHE_*"""
+
+    url: Annotated[str, AfterValidator(_cache_url)] = setting(
+        "where embeddings are remembered",
+        "memory://, redis://user:password@host:port/0 or null://",
+        default="memory://",
+    )
+    max_bytes: Bytes = setting("bytes of embeddings that memory:// keeps", BYTES, default=ByteSize(128 * 2**20))
+    ttl_s: Count = setting("seconds for which an embedding is remembered", "whole seconds, 1 or more", default=86_400)
+
+
+class EventsSettings(Group):
+    """MODELMORA_EVENTS_*"""
+
+    url: Annotated[str, AfterValidator(_events_url)] = setting(
+        "what carries events",
+        "memory:// (within the one API worker), kafka://host:port,host:port, kafka+ssl://... or null://",
+        default="memory://",
+    )
+    images_topic: Annotated[str, AfterValidator(_topic)] = setting(
+        "the topic of events about pictures", TOPIC, default="modelmora.images"
+    )
+    models_topic: Annotated[str, AfterValidator(_topic)] = setting(
+        "the topic of events about models", TOPIC, default="modelmora.models"
+    )
+
+
+class IngestSettings(Group):
+    """MODELMORA_INGEST_*"""
+
+    sync_ms: Count = setting(
+        "how long an upload waits for its pictures to be indexed before it is answered 202",
+        MILLISECONDS,
+        default=10_000,
+    )
+    buckets: Buckets = setting(
+        "buckets of the object store, beside its own, that pictures may be taken from by their key",
+        "names of buckets, separated by commas",
+        default=(),
+    )
+    ttl_s: Count | None = setting(
+        "seconds after which a picture is removed (unset: never)", "whole seconds, 1 or more", default=None
+    )
+    tries: Count = setting("how often one picture is tried before it is given up", COUNT, default=8)
+    stuck_s: Count = setting(
+        "seconds without any progress after which a picture is announced again", "whole seconds, 1 or more", default=300
+    )
+    batch: Count = setting("pictures that are embedded and indexed together", COUNT, default=32)
+    in_flight: Count = setting("messages that one consumer works on at once", COUNT, default=256)
+
+
+class SubscriberSettings(Group):
+    """MODELMORA_SUBSCRIBER_*"""
+
+    host: Host = setting("where the subscriber's health is served", HOST, default="127.0.0.1")
+    port: Port = setting("the port of the subscriber's health", PORT, default=8081)
+    group: Annotated[str, AfterValidator(_topic)] = setting(
+        "the consumer group of subscribers", TOPIC, default="modelmora-subscribers"
+    )
+    instance: Annotated[str, AfterValidator(_topic)] | None = setting(
+        "this member's own name, which keeps its partitions over a short restart (unset: none)", TOPIC, default=None
+    )
+    api: Annotated[str, AfterValidator(_api)] = setting(
+        "the gRPC address of the API that embeds", "grpc://host:port", default="grpc://127.0.0.1:50051"
+    )
+    drain_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = setting(
+        "seconds a stopping subscriber finishes what it works on", "seconds, more than 0", default=25.0
     )
 
 

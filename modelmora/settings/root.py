@@ -16,14 +16,19 @@ from modelmora.settings.explained import Explained
 from modelmora.settings.faults import SettingsError, masked, unknown, wrong
 from modelmora.settings.groups import (
     ApiSettings,
+    CacheSettings,
     DatabaseSettings,
+    EventsSettings,
     FetchSettings,
     GrpcSettings,
     HttpSettings,
+    IngestSettings,
     LimitSettings,
     LogSettings,
     ObjectsSettings,
     RunnerSettings,
+    SubscriberSettings,
+    VectorsSettings,
     WeightsSettings,
     setting,
 )
@@ -97,6 +102,11 @@ class Settings(BaseSettings):
     database: DatabaseSettings = setting("filled in below", "", default=None)
     objects: ObjectsSettings = ObjectsSettings()
     weights: WeightsSettings = WeightsSettings()
+    vectors: VectorsSettings = VectorsSettings()
+    cache: CacheSettings = CacheSettings()
+    events: EventsSettings = EventsSettings()
+    ingest: IngestSettings = IngestSettings()
+    subscriber: SubscriberSettings = SubscriberSettings()
     log: LogSettings = LogSettings()
     data_dir: Annotated[Path, AfterValidator(_absolute)] = setting(
         "the folder for everything that is kept: database, model files",

@@ -33,6 +33,20 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
     if settings.limits.timeout_ms > settings.limits.max_timeout_ms:
         takes = f"at most {longest}, which is {settings.limits.max_timeout_ms}"
         yield Contradiction(frozenset({usual, longest}), wrong(usual, str(settings.limits.timeout_ms), takes))
+    yield from _one_worker(settings)
+
+
+def _one_worker(settings: Settings) -> Iterator[Contradiction]:
+    """What lies in one process is not shared by several."""
+    workers = "MODELMORA_API_WORKERS"
+    alone = {
+        "MODELMORA_VECTORS_URL": settings.vectors.url is None or settings.vectors.url.startswith("file:"),
+        "MODELMORA_EVENTS_URL": settings.events.url == "memory://",
+    }
+    for name, own in alone.items():
+        if own and settings.api.workers > 1:
+            takes = f"1, or more with {name} naming a server (or null://): what is kept now is one worker's own"
+            yield Contradiction(frozenset({workers, name}), wrong(workers, str(settings.api.workers), takes))
 
 
 def _reachable_by_anyone(settings: Settings) -> Iterator[Contradiction]:

@@ -18,6 +18,9 @@ from tests.support import end, reserve_port, start, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 BENTOML = (sys.executable, "-m", "bentoml", "serve")
 
+SHARED = {"MODELMORA_VECTORS_URL": "null://", "MODELMORA_EVENTS_URL": "null://"}
+"""What several API workers need: vectors and events in memory are one worker's own."""
+
 NOOP = """
 version: 1
 groups: {{default: {{workers: {workers}}}}}

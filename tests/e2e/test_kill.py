@@ -14,7 +14,7 @@ import pytest
 
 from load.bench import control
 from tests.e2e.callers import call_for, kill_one_engine, kill_one_runner
-from tests.e2e.serving import Server, noop
+from tests.e2e.serving import SHARED, Server, noop
 from tests.support import wait_until
 
 
@@ -64,7 +64,7 @@ async def test_an_item_that_crashes_its_runner_is_answered_and_so_is_everybody_e
 
 @pytest.mark.timeout(180)
 async def test_a_killed_api_worker_leaves_no_work_behind_and_comes_back(start_server: Callable[..., Server]) -> None:
-    server = start_server(registry=noop(config="delay_ms: 1500"), env={"MODELMORA_API_WORKERS": "2"})
+    server = start_server(registry=noop(config="delay_ms: 1500"), env={"MODELMORA_API_WORKERS": "2", **SHARED})
     server.wait_ready()
     wait_until(lambda: len(server.workers("modelmora")) == 2, within_s=60, what="both API workers")
     async with httpx.AsyncClient(base_url=server.url, timeout=70.0) as client:

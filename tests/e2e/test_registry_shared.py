@@ -13,7 +13,7 @@ from minio import Minio
 from tests.contracts.conftest import postgres_server
 from tests.contracts.object_store import served
 from tests.e2e.registering import register, turned
-from tests.e2e.serving import Server, noop, serve
+from tests.e2e.serving import SHARED, Server, noop, serve
 from tests.e2e.test_registry_served import embed, vectors
 from tests.support import wait_until
 
@@ -29,7 +29,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
             "MODELMORA_DATABASE_URL": f"postgresql+asyncpg://{database.url}/postgres",
             "MODELMORA_OBJECTS_URL": f"s3+http://{keys[0]}:{keys[1]}@{store.endpoint}/models",
         }
-        one = serve(folder / "one", registry=noop(), env={**env, "MODELMORA_API_WORKERS": "2"})
+        one = serve(folder / "one", registry=noop(), env={**env, "MODELMORA_API_WORKERS": "2", **SHARED})
         two = serve(folder / "two", registry=noop(), env=env)
         try:
             one.wait_ready()

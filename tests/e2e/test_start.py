@@ -12,7 +12,7 @@ import pytest
 
 from modelmora.client import SyncClient
 from tests.e2e.callers import call_for, kill_one_runner
-from tests.e2e.serving import BENTOML, ROOT, Server, environment, noop
+from tests.e2e.serving import BENTOML, ROOT, SHARED, Server, environment, noop
 from tests.support import wait_until
 
 TWO_GROUPS = """
@@ -108,7 +108,7 @@ def test_what_was_loaded_explicitly_is_loaded_on_a_new_runner_too(start_server: 
 
 
 def test_several_api_workers_share_both_ports(start_server: Callable[..., Server]) -> None:
-    server = start_server(registry=noop(), env={"MODELMORA_API_WORKERS": "2"})
+    server = start_server(registry=noop(), env={"MODELMORA_API_WORKERS": "2", **SHARED})
     server.wait_ready()
     wait_until(lambda: len(server.workers("modelmora")) == 2, within_s=60, what="both API workers")
     expected = httpx.post(f"{server.url}/v1/embed/text", json={"texts": ["x"]}).json()["data"][0]["embedding"]

@@ -52,6 +52,9 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         GRPC_PORT="9090",
         API_WORKERS="4",
         API_DECODE_THREADS="2",
+        VECTORS_URL="grpc://:key@qdrant:6334",
+        EVENTS_URL="kafka://one:9092,two:9092",
+        CACHE_URL="redis://cache:6379/0",
         LIMITS_IMAGE_BYTES="1000",
         RUNNER_DRAIN_TIMEOUT_S="0.5",
         RUNNER_MEMORY_FRACTION="1",
@@ -139,9 +142,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 
 def test_the_file_in_the_working_directory_is_read_untold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Settings.load({}).api.workers == 1
-    (tmp_path / ".env").write_text("MODELMORA_API_WORKERS=3\n")
-    assert Settings.load({}).api.workers == 3
+    assert Settings.load({}).limits.items == 256
+    (tmp_path / ".env").write_text("MODELMORA_LIMITS_ITEMS=3\n")
+    assert Settings.load({}).limits.items == 3
 
 
 def test_the_process_environment_is_read_untold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,3 +275,11 @@ def test_rules_are_asked_beside_wrong_values_but_not_about_them() -> None:
     found = faults(HTTP_HOST="0.0.0.0", HTTP_PORT="abc", GRPC_PORT="3000")
     assert set(found) == {"MODELMORA_HTTP_HOST", "MODELMORA_HTTP_PORT"}
     assert set(faults(HTTP_HOST="0.0.0.0", ALLOW_ANONYMOUS="maybe")) == {"MODELMORA_ALLOW_ANONYMOUS"}
+
+
+def test_what_is_one_workers_own_is_not_shared_by_several() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(API_WORKERS="2")
+    assert "MODELMORA_VECTORS_URL" in str(refused.value)
+    assert "MODELMORA_EVENTS_URL" in str(refused.value)
+    assert load(API_WORKERS="2", VECTORS_URL="null://", EVENTS_URL="null://").api.workers == 2

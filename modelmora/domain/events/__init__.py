@@ -1,0 +1,1 @@
+"""Events: the envelope, the registry of types, and older versions read as newer ones."""

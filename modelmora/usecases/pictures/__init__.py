@@ -1,0 +1,1 @@
+"""What is done with pictures: taken in, embedded and indexed, found again, removed."""
