@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +12,7 @@ from typing import Literal
 
 from modelmora.domain.inference import Call, Priority
 from modelmora.errors import DeadlineExceeded, ValidationFailed
+from modelmora.ids import new_id
 from modelmora.usecases.admission import Limits
 
 REQUEST_ID = "x-request-id"
@@ -22,16 +22,6 @@ LAST_WORDS_S = 1.0
 """So long after its deadline a stream may still say what the deadline did to its items."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-def new_id() -> str:
-    """A UUIDv7: 48 bits of Unix milliseconds, then random."""
-    value = int(time.time() * 1e3).to_bytes(6, "big") + os.urandom(10)
-    number = int.from_bytes(value, "big")
-    number = (number & ~(0xF << 76)) | (0x7 << 76)
-    number = (number & ~(0x3 << 62)) | (0x2 << 62)
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def request_id(given: str | None) -> str:

@@ -13,6 +13,7 @@ from api.core import Core
 from api.http.embed import texts_of
 from modelmora.domain.inference import Content, Image
 from modelmora.domain.outcome import Ok, Outcome
+from modelmora.ids import new_id
 
 
 async def embed_files(core: Core, files: list[Path], model: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ async def embed_texts(core: Core, texts: list[str], model: str, *, truncate: boo
 
 async def _embed(core: Core, items: list[Outcome[Content]], model: str, *, truncate: bool = False) -> dict[str, Any]:
     application = core.get()
-    call = calls.read_call({}, id_=calls.new_id(), face="http", limits=application.limits, truncate=truncate)
+    call = calls.read_call({}, id_=new_id(), face="http", limits=application.limits, truncate=truncate)
     answer = await application.embed(model or None, items, call=call)
     plain: dict[str, Any] = orjson.loads(render.to_json(render.embeddings(answer, "float")))
     return plain

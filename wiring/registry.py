@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from adapters.database import Database
-from api.calls import new_id
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import ModelSpec
+from modelmora.ids import new_id
 from modelmora.ports import DesiredModels, ModelHost, Objects
 from modelmora.usecases.registry.audit import RegistryAudit
 from modelmora.usecases.registry.declaration import declare

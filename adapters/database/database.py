@@ -10,23 +10,30 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database.audit import AuditTable
 from adapters.database.clock import Clock
+from adapters.database.dead_letters import DeadLettersTable
 from adapters.database.desired import DesiredModelsTable
 from adapters.database.engine import Transactions, create_engine, sqlite_file, translated
 from adapters.database.footprints import FootprintsTable
 from adapters.database.holds import HoldsTable
 from adapters.database.idempotency import IdempotencyTable
+from adapters.database.indexes import IndexesTable
 from adapters.database.leases import LeasesTable
 from adapters.database.lineage import LineageTable
 from adapters.database.migrate import migrate
 from adapters.database.models import ModelsTable
+from adapters.database.outbox import OutboxTable
+from adapters.database.pictures import PicturesTable
 from adapters.database.together import TogetherTables
 from adapters.database.versions import VersionsTable
+
+IMAGES = "modelmora.images"
+"""The topic of events about pictures, unless the settings say otherwise."""
 
 
 class Database:
     """An open database; its attributes are the ports."""
 
-    def __init__(self, engine: AsyncEngine, *, clock: Clock | None = None) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock: Clock | None = None, images_topic: str = IMAGES) -> None:
         self._engine = engine
         self._transactions = Transactions(engine)
         self.desired = DesiredModelsTable(self._transactions, clock=clock)
@@ -39,9 +46,13 @@ class Database:
         self.together = TogetherTables(self.models, self.versions, self.audit)
         self.holds = HoldsTable(self._transactions, clock=clock)
         self.idempotency = IdempotencyTable(self._transactions, clock=clock)
+        self.pictures = PicturesTable(self._transactions, topic=images_topic, clock=clock)
+        self.dead_letters = DeadLettersTable(self._transactions, topic=images_topic, clock=clock)
+        self.outbox = OutboxTable(self._transactions, clock=clock)
+        self.indexes = IndexesTable(self._transactions, clock=clock)
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock | None = None) -> Self:
+    async def open(cls, url: str, *, clock: Clock | None = None, images_topic: str = IMAGES) -> Self:
         """Connects and migrates; an SQLite file and its folder (for this user alone) are made.
 
         Raises DependencyUnavailable, or WrongState for a database of a newer ModelMora.
@@ -56,7 +67,7 @@ class Database:
         except BaseException:
             await engine.dispose()
             raise
-        return cls(engine, clock=clock)
+        return cls(engine, clock=clock, images_topic=images_topic)
 
     async def close(self) -> None:
         """Closes every connection; idempotent."""

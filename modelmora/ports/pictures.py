@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from modelmora.domain.events.envelope import Event
 from modelmora.domain.outcome import Outcome
 from modelmora.domain.pictures.picture import Picture, PictureState
 from modelmora.domain.pictures.spaces import Index, IndexState, Space
@@ -68,14 +67,14 @@ class PictureLooks(Protocol):
 class Registration:
     """A picture as it comes, with the spaces it is to be in.
 
-    `announced` is kept for relaying with it, not before `hold_s` have passed; a picture that comes by an event instead
-    carries the event's `origin` (source and id), which is taken once. `claim` leaves its ways `working` for whoever
-    registers, else they are `received`.
+    It is announced in the name of `announce` (an event's source; None: not at all), not before `hold_s` have passed; a
+    picture that comes by an event instead carries the event's `origin` (source and id), which is taken once. `claim`
+    leaves its ways `working` for whoever registers, else they are `received`.
     """
 
     picture: Picture
     spaces: tuple[str, ...]
-    announced: Event | None = None
+    announce: str | None = None
     hold_s: float = 0.0
     origin: tuple[str, str] | None = None
     claim: bool = True
@@ -119,10 +118,6 @@ class PictureRecords(Protocol):
         is replaced, and its ways begin anew. Fails an item with Conflict where its id is another collection's."""
         ...
 
-    async def claim(self, picture_id: str, space: str, *, seq: int) -> Way | None:
-        """The way as `working`, where it is not ended and of that `seq`; None otherwise."""
-        ...
-
     async def finish(self, steps: Sequence[Step]) -> None:
         """Verdicts, their events, and for what is rejected or dead a dead letter, in one transaction; what was
         superseded or tombstoned meanwhile stays so and tells nothing. A held announcement of a picture that is through
@@ -147,9 +142,9 @@ class PictureRecords(Protocol):
         """Those that have pictures."""
         ...
 
-    async def remove(self, ids: Sequence[str], *, events: Sequence[Event]) -> tuple[Picture, ...]:
-        """Those that were there, now tombstones with a `seq` one higher, their ways tombstoned, their announcements and
-        dead letters gone, and one of `events` (with that id as its key) kept for each."""
+    async def remove(self, ids: Sequence[str], *, source: str) -> tuple[Picture, ...]:
+        """Those that were there, as they were but with a `seq` one higher: now tombstones that keep no facts, their
+        ways tombstoned, their announcements and dead letters gone, and an event of each removal kept."""
         ...
 
     async def used(self, sha256: str) -> bool:
@@ -158,10 +153,10 @@ class PictureRecords(Protocol):
 
     async def expired(self, *, limit: int) -> tuple[Picture, ...]: ...
 
-    async def announce_again(self, *, stuck_s: float, limit: int, source: str) -> int:
+    async def announce_again(self, *, stuck_s: float, tries: int, limit: int, source: str) -> int:
         """Ways whose wait is over, and those that have been `received` or `working` without a change for `stuck_s` (and
-        have no announcement waiting), are `received` again and their pictures announced; how many pictures. A way that
-        was stuck so often that its tries are used up is not."""
+        have no announcement waiting), are `received` again and their pictures announced; how many pictures. Being stuck
+        counts as a try: a way that has used up its `tries` so is dead, with a letter."""
         ...
 
     async def missing(self, space: str, *, collection: str, after: str | None, limit: int) -> tuple[Picture, ...]:
@@ -217,7 +212,7 @@ class DeadLetters(Protocol):
     """What was given up. Raises DependencyUnavailable."""
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
-        """With an event for the topic `<topic>.dlq` for each, in one transaction; one of an id that is there is
+        """With a message for the topic `<topic>.dlq` for each, in one transaction; one of an id that is there is
         left."""
         ...
 

@@ -35,6 +35,7 @@ DOORS = [
     "runners.handle",
     "runners.inference",
     "runners.host",
+    "subscribers.__main__",
 ]
 REGISTRY = """
 version: 1

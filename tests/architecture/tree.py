@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("modelmora", "api", "runners", "registry", "adapters", "wiring", "load", "training")
+ROOMS = ("modelmora", "api", "runners", "registry", "adapters", "subscribers", "wiring", "load", "training")
 _NOT_OURS = {"__pycache__", "build", "dist", "node_modules"}
 
 

@@ -31,7 +31,8 @@ REGISTRY = {
     "audit_heads",
     "idempotency",
 }
-TABLES = FIRST | REGISTRY
+PICTURES = {"pictures", "picture_tags", "ways", "outbox", "inbox", "dead_letters", "indexes"}
+TABLES = FIRST | REGISTRY | PICTURES
 
 
 @pytest.fixture

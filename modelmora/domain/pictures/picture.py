@@ -38,7 +38,7 @@ class Facts:
 
     @classmethod
     def checked(
-        cls, *, filename: str = "", tags: Sequence[object] = (), metadata: Mapping[object, object] | None = None
+        cls, *, filename: str = "", tags: Sequence[object] = (), metadata: Mapping[str, object] | None = None
     ) -> Facts:
         """Raises ValidationFailed, LimitExceeded; a file name loses its folders and what cannot be printed."""
         return cls(filename=plain_name(filename), tags=_tags(tags), metadata=_metadata(metadata or {}))
@@ -102,7 +102,7 @@ def _tag(tag: object) -> str:
     return tag.strip()
 
 
-def _metadata(metadata: Mapping[object, object]) -> Mapping[str, Value]:
+def _metadata(metadata: Mapping[str, object]) -> Mapping[str, Value]:
     if len(metadata) > MOST_METADATA:
         found, most = str(len(metadata)), f"at most {MOST_METADATA}"
         raise LimitExceeded(f"{found} keys of metadata", field="metadata", found=found, expected=most)

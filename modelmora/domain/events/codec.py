@@ -1,0 +1,118 @@
+"""Events as messages and back: the Kafka protocol binding of CloudEvents, structured and binary mode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from modelmora.domain.events.envelope import CONTENT_TYPE, SPEC, Event
+from modelmora.errors import InvalidInput, ValidationFailed
+
+Headers: TypeAlias = Sequence[tuple[str, bytes]]
+
+_BINARY = "ce_"
+_OURS = frozenset({"specversion", "id", "source", "type", "subject", "time", "dataschema", "datacontenttype", "data"})
+_NEEDED = ("id", "source", "type")
+MOST_CHARS = 1_024
+"""An attribute of an event is no longer."""
+
+
+def schema_of(type_: str) -> str:
+    """`dataschema` of a type: `com.modelmora.image.registered.v1` is `urn:modelmora:schema:image.registered:1`."""
+    name, _, version = type_.removeprefix("com.modelmora.").rpartition(".v")
+    return f"urn:modelmora:schema:{name}:{version}"
+
+
+def to_kept_parts(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
+    """Key, value and headers of the message: the event in structured mode."""
+    attributes: dict[str, Any] = {
+        "specversion": SPEC,
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": event.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "dataschema": schema_of(event.type),
+        "datacontenttype": "application/json",
+        "partitionkey": event.key,
+        "tenant": event.tenant,
+    }
+    if event.subject:
+        attributes["subject"] = event.subject
+    if event.trace:
+        attributes["traceparent"] = event.trace
+    value = json.dumps({**attributes, **event.extensions, "data": event.data}, ensure_ascii=False, allow_nan=False)
+    return event.key.encode(), value.encode(), (("content-type", f"{CONTENT_TYPE}; charset=UTF-8".encode()),)
+
+
+def read_event(value: bytes, *, key: bytes = b"", headers: Headers = (), topic: str = "") -> Event:
+    """The event in a message of either mode; what its data mean is its type's business.
+
+    Raises InvalidInput for what is no JSON, ValidationFailed for what is no CloudEvent.
+    """
+    told = {name.lower(): content for name, content in headers}
+    binary = any(name.startswith(_BINARY) for name in told)
+    attributes = _binary(told, value) if binary else _json_object(value, "the event")
+    for name in _NEEDED:
+        _text(attributes, name, needed=True)
+    if attributes.get("specversion") != SPEC:
+        found = str(attributes.get("specversion"))[:80]
+        raise ValidationFailed("not a CloudEvent of version 1.0", field="specversion", found=found, expected=SPEC)
+    data = attributes.get("data")
+    if not isinstance(data, Mapping):
+        raise ValidationFailed("the event has no data", field="data", found=type(data).__name__, expected="an object")
+    others = {name: each for name, each in attributes.items() if name not in _OURS and isinstance(each, str)}
+    return Event(
+        id=attributes["id"],
+        source=attributes["source"],
+        type=attributes["type"],
+        topic=topic,
+        key=key.decode(errors="replace") or others.get("partitionkey", ""),
+        time=_moment(attributes.get("time")),
+        data=data,
+        subject=_text(attributes, "subject"),
+        tenant=others.pop("tenant", "default"),
+        trace=others.pop("traceparent", ""),
+        extensions=others,
+    )
+
+
+def _binary(headers: Mapping[str, bytes], value: bytes) -> dict[str, Any]:
+    """Attributes in headers, the data alone in the message."""
+    attributes: dict[str, Any] = {
+        name.removeprefix(_BINARY): content.decode(errors="replace")
+        for name, content in headers.items()
+        if name.startswith(_BINARY)
+    }
+    return {**attributes, "data": _json_object(value, "the event's data")}
+
+
+def _json_object(value: bytes, what: str) -> dict[str, Any]:
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError) as cause:
+        raise InvalidInput(f"{what} cannot be read as JSON", found=repr(value[:40]), expected="JSON") from cause
+    if not isinstance(read, dict):
+        raise ValidationFailed(f"{what} is no object", found=type(read).__name__, expected="a JSON object")
+    return read
+
+
+def _text(attributes: Mapping[str, Any], name: str, *, needed: bool = False) -> str:
+    value = attributes.get(name, "" if not needed else None)
+    if not isinstance(value, str) or len(value) > MOST_CHARS or (needed and not value):
+        expected = f"a text of at most {MOST_CHARS} characters"
+        raise ValidationFailed("not a CloudEvent", field=name, found=repr(value)[:80], expected=expected)
+    return value
+
+
+def _moment(value: object) -> datetime:
+    """When it happened; now, where it is not said."""
+    if value is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        found = str(value)[:80]
+        raise ValidationFailed("not a moment", field="time", found=found, expected="RFC 3339") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
