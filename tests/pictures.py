@@ -55,7 +55,9 @@ def picture(name: str, **told: Any) -> Picture:
 
 def coming(name: str, **told: Any) -> Registration:
     """A picture as an upload brings it."""
-    own = {key: told.pop(key) for key in ("announce", "hold_s", "origin", "claim", "spaces") if key in told}
+    own: dict[str, Any] = {
+        key: told.pop(key) for key in ("announce", "hold_s", "origin", "claim", "spaces") if key in told
+    }
     values: dict[str, Any] = {"picture": picture(name, **told), "spaces": (SPACE,), **own}
     return Registration(**values)
 
