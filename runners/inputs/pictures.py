@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -91,8 +92,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise InvalidInput("the picture is empty: it has 0 bytes", field="image", found="0 bytes")
     kind = _kind(data)
-    try:
+    with _said_of(kind):
         return _read(kind, data, max_pixels)
+
+
+@contextmanager
+def _said_of(kind: _Format) -> Iterator[None]:
+    """What a decoder raises becomes ours."""
+    try:
+        yield
     except InputError:
         raise
     except (MemoryError, Image.DecompressionBombError) as cause:
@@ -107,6 +115,34 @@ def _read(kind: _Format, data: bytes, max_pixels: int) -> Image.Image:
     _check_size(image.width, image.height, max_pixels)
     image.load()
     return _over_white(_upright(image))
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A picture made small for a look at it: what kind of file it was, its upright size, and its pixels in RGB."""
+
+    kind: str
+    width: int
+    height: int
+    image: Image.Image
+
+
+def small(data: bytes, *, edge: int, max_pixels: int = MAX_PIXELS) -> Small:
+    """At most `edge` pixels a side; read to its end, so that what is damaged is found. Raises what `decode` raises."""
+    if not data:
+        raise InvalidInput("the picture is empty: it has 0 bytes", field="image", found="0 bytes")
+    kind = _kind(data)
+    with _said_of(kind):
+        image = kind.open(BytesIO(data))
+        width, height = image.size
+        _check_size(width, height, max_pixels)
+        image.draft("RGB", (2 * edge, 2 * edge))  # JPEGs are decoded at a fraction of their size; others pass it over
+        image.load()
+        turned = _orientation(image) >= 5
+        shown = _over_white(_upright(image))
+        shown.thumbnail((edge, edge), Image.Resampling.BICUBIC)
+        size = (height, width) if turned else (width, height)
+        return Small(kind.name, *size, shown.convert("RGB"))
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
