@@ -5,10 +5,10 @@ PROTO  := .venv-proto
 STUBS  := grpcio-tools==1.71.2 mypy-protobuf==3.6.0 grpcio==1.85.1 protobuf==5.29.6 setuptools==84.2.1 types-protobuf==7.35.1.20260906
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
-SOURCES := modelmora api runners registry adapters load training wiring service.py
+SOURCES := modelmora api runners registry adapters subscribers load training wiring service.py
 LOCK   := $(UV) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: serve test test-all nightly endurance check setup components bench bench-tools proto lock train clean
+.PHONY: browser serve test test-all nightly endurance check setup components bench bench-tools proto lock train clean
 
 serve: $(VENV)/.serve  ## Serve the bundled model on http://127.0.0.1:3000 and gRPC 127.0.0.1:50051
 	$(BIN)/modelmora serve
@@ -37,7 +37,10 @@ check: setup  ## Lint, types, import contracts
 
 setup: $(VENV)/.dev  ## Everything development needs
 
-components: $(VENV)/.components $(PROTO)/.tools  ## What tests need besides: PostgreSQL, SeaweedFS, the generator of the stubs
+components: $(VENV)/.components $(PROTO)/.tools $(VENV)/kafka/.complete browser  ## What tests need besides: PostgreSQL, SeaweedFS, Redis, Kafka, Chromium, the generator of the stubs
+
+browser:  ## Debian's Chromium and its driver, for tests of the web pages (as root)
+	command -v chromium chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; }
 
 bench: setup  ## The benchmark's table (long); see docs/performance.md
 	$(BIN)/python -m load.bench
@@ -61,6 +64,10 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
 
 $(VENV)/.components: requirements/components.txt $(VENV)/.dev
 	$(UV) pip install -q --require-hashes -r requirements/components.txt
+	touch $@
+
+$(VENV)/kafka/.complete: load/components/pom.xml | $(VENV)/.bootstrap
+	mvn -B -q -f load/components/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(VENV)/kafka
 	touch $@
 
 $(PROTO)/.tools: $(VENV)/.bootstrap  # apart: it holds protobuf below 6

@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram, multiprocess
+from prometheus_client import Counter, Gauge, Histogram, multiprocess
 
 from modelmora.domain.inference import Inference
 from modelmora.domain.outcome import Failed, Ok
@@ -27,6 +27,9 @@ QUEUE_SECONDS = Histogram(
 PREPROCESS_SECONDS = Histogram(
     "modelmora_preprocess_seconds", "Decoding or tokenising an item", ["model", "version", "task"], buckets=_STAGES
 )
+CACHED = Counter("modelmora_cache_items", "Items that the cache was asked for, by what it knew", ["task", "code"])
+CACHE_BYTES = Gauge("modelmora_cache_bytes", "Bytes of embeddings in memory", multiprocess_mode="livesum")
+CACHE_ERRORS = Counter("modelmora_cache_errors", "Questions that the cache's server did not answer")
 REQUESTS = Counter("modelmora_requests", "Requests answered, by face and error code", ["face", "code"])
 
 

@@ -19,9 +19,11 @@ import asyncpg
 import pytest
 
 from adapters.objects import FileObjects
+from load.components.kafka import Kafka
+from load.components.redis import Redis
 from modelmora.ports import Objects
 from tests.contracts.object_store import ObjectStore, bucket, served
-from tests.support import end, required_in_ci, reserve_port, start, wait_until
+from tests.support import components, end, required_in_ci, reserve_port, start, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +117,38 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
     finally:
         await connection.close()
     yield f"postgresql+asyncpg://{server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def redis(redis_server: Redis) -> str:
+    """The URL of a Redis of this session's own."""
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """It may be killed, by whoever starts it again."""
+    with components():
+        server = Redis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_server: Kafka) -> str:
+    """The address of a broker of this session's own."""
+    return kafka_server.brokers
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """It may be killed, by whoever starts it again."""
+    with components():
+        server = Kafka(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Embeddings that were made before: in memory, in Redis, or nowhere."""
