@@ -30,6 +30,13 @@ PREPROCESS_SECONDS = Histogram(
 CACHED = Counter("modelmora_cache_items", "Items that the cache was asked for, by what it knew", ["task", "code"])
 CACHE_BYTES = Gauge("modelmora_cache_bytes", "Bytes of embeddings in memory", multiprocess_mode="livesum")
 CACHE_ERRORS = Counter("modelmora_cache_errors", "Questions that the cache's server did not answer")
+OUTBOX_WAITING = Gauge(
+    "modelmora_outbox_waiting", "Events that are not carried yet", multiprocess_mode="livemostrecent"
+)
+EVENTS_RELAYED = Counter("modelmora_events_relayed", "Events carried, or why not", ["code"])
+INGESTED = Counter("modelmora_ingested", "Ways of announced pictures, by what became of them", ["code"])
+WAYS = Gauge("modelmora_ways", "Ways of pictures in each state", ["code"], multiprocess_mode="livemostrecent")
+DEAD_LETTERS = Gauge("modelmora_dead_letters", "Letters that nobody replayed", multiprocess_mode="livemostrecent")
 REQUESTS = Counter("modelmora_requests", "Requests answered, by face and error code", ["face", "code"])
 
 

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import MODEL_TYPES, Batching, GroupSpec, ModelSpec
+from modelmora.domain.pictures.spaces import IndexSettings
 from modelmora.errors import Fault, ValidationFailed
 from registry.faults import RegistryError, Wrong, nearest, of_shape, shown
 from registry.lines import Document, Place, read
-from registry.schema import DeclaredGroup, DeclaredModel, DeclaredRegistry, in_bytes, in_seconds
+from registry.schema import DeclaredGroup, DeclaredIndex, DeclaredModel, DeclaredRegistry, in_bytes, in_seconds
 
 __all__ = ["Families", "RegistryError", "load"]
 
@@ -155,13 +156,20 @@ def _group(name: str, declared: DeclaredGroup) -> GroupSpec:
 
 
 def _model(declared: DeclaredModel, folder: Path) -> ModelSpec:
-    own = declared.model_dump(exclude={"batching", "idle_ttl", "source"})
+    own = declared.model_dump(exclude={"batching", "idle_ttl", "source", "index"})
     return ModelSpec(
         **own,
         source=_source(declared.source, folder),
         batching=Batching(**declared.batching.model_dump()),
         idle_ttl_s=None if declared.idle_ttl is None else in_seconds(declared.idle_ttl),
+        index=_index(declared.index),
     )
+
+
+def _index(declared: bool | DeclaredIndex) -> IndexSettings | None:
+    if isinstance(declared, bool):
+        return IndexSettings() if declared else None
+    return IndexSettings(**{**declared.model_dump(), "payload": tuple(declared.payload)})
 
 
 def _source(source: str, folder: Path) -> str:

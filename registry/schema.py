@@ -81,6 +81,19 @@ class DeclaredBatching(Declared):
     queue: Positive = takes("items that wait at most, a whole number from 1", default=1024)
 
 
+class DeclaredIndex(Declared):
+    """How the vectors of kept pictures are indexed; a Qdrant server heeds all of it, a folder the comparison alone."""
+
+    m: Annotated[int, Field(ge=4, le=256)] | None = takes("HNSW's links of a vector, 4 to 256", default=None)
+    ef_construct: Annotated[int, Field(ge=4, le=4096)] | None = takes("HNSW's candidates, 4 to 4096", default=None)
+    quantization: Literal["int8"] | None = takes("int8", default=None)
+    always_ram: bool = takes("true or false; true to keep quantized vectors in memory", default=True)
+    on_disk: bool = takes("true or false; true to keep full vectors on the disk", default=False)
+    payload: list[Annotated[str, _text(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")]] = takes(
+        "keys of metadata that filters are quick on", default=[]
+    )
+
+
 class DeclaredModel(Declared):
     """One version of one model."""
 
@@ -104,6 +117,9 @@ class DeclaredModel(Declared):
     warmup: bool = takes("true or false; true to load and run once before the server is ready", default=True)
     pin: bool = takes("true or false; true to never evict it", default=False)
     idle_ttl: Duration | None = takes("seconds without use until it is unloaded, or a time such as 10m", default=None)
+    index: bool | DeclaredIndex = takes(
+        "true, false or a mapping of m, ef_construct, quantization, always_ram, on_disk, payload", default=False
+    )
 
 
 class DeclaredRegistry(Declared):

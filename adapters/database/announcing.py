@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import delete, exists, insert, select, union_all, update
+from sqlalchemy import ColumnElement, delete, exists, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database.finishing import Finishing
-from adapters.database.picture_rows import event_row, picture_of
+from adapters.database.letters import bury
+from adapters.database.picture_rows import event_row, picture_of, way_of
 from adapters.database.picture_tables import inbox, outbox, pictures, ways
-from modelmora.domain.events.images import registered
+from adapters.database.ways import write_ways
+from modelmora.domain.events.envelope import Event
+from modelmora.domain.events.images import failed, registered
+from modelmora.domain.pictures.picture import Picture
+from modelmora.domain.pictures.way import Verdict, Way
 from modelmora.ids import new_id
 
 REMEMBERED = timedelta(days=7)
@@ -22,69 +26,87 @@ REMEMBERED = timedelta(days=7)
 class Announcing:
     """One transaction that announces again."""
 
-    def __init__(self, connection: AsyncConnection, *, tenant: str, time: datetime, topic: str) -> None:
+    def __init__(self, connection: AsyncConnection, *, tenant: str, time: datetime, topic: str, source: str) -> None:
         self._connection = connection
         self._tenant = tenant
         self._time = time
         self._topic = topic
+        self._source = source
 
-    async def again(self, *, stuck: timedelta, tries: int, limit: int, source: str) -> int:
+    async def again(self, *, stuck: timedelta, tries: int, limit: int) -> int:
         """How many pictures were announced."""
         await self._connection.execute(delete(inbox).where(inbox.c.seen_at < self._time - REMEMBERED))
-        due = await self._due(stuck, limit)
-        spent = [row for row in due if row["state"] != "retry_wait" and row["attempts"] + 1 >= tries]
-        gone = {(row["picture_id"], row["space"]) for row in spent}
-        await self._give_up(spent)
-        going = [row for row in due if (row["picture_id"], row["space"]) not in gone]
-        await self._receive(going)
-        return await self.announce(sorted({row["picture_id"] for row in going}), source=source)
+        due = [self._after(way, tries) for way in await self._due(stuck, limit)]
+        await write_ways(self._connection, due, tenant=self._tenant)
+        await self._give_up([way for way in due if way.state == "dead"])
+        return await self.announce({way.picture_id for way in due if way.state == "received"})
 
-    async def announce(self, ids: Sequence[str], *, source: str) -> int:
+    async def announce(self, ids: set[str]) -> int:
         """Their records as they stand, one event each; removed ones are not."""
+        if not ids:
+            return 0
         mine = (pictures.c.tenant == self._tenant) & pictures.c.id.in_(ids) & pictures.c.deleted_at.is_(None)
         found = (await self._connection.execute(select(pictures).where(mine).order_by(pictures.c.id))).mappings()
         events = [
-            registered(picture_of(row), source=source, id_=new_id(), time=self._time, topic=self._topic)
+            registered(picture_of(row), source=self._source, id_=new_id(), time=self._time, topic=self._topic)
             for row in found
         ]
-        if events:
-            rows = [event_row(event, not_before=self._time, picture_id=event.key) for event in events]
-            await self._connection.execute(insert(outbox), rows)
+        await self._keep(events)
         return len(events)
 
-    async def _due(self, stuck: timedelta, limit: int) -> list[dict[str, Any]]:
-        """Each of the conditions by an index of its own."""
+    async def _due(self, stuck: timedelta, limit: int) -> list[Way]:
+        """By an index for each of the states; what others work on at this moment is theirs."""
         waiting = select(outbox.c.number).where(
             outbox.c.tenant == ways.c.tenant, outbox.c.picture_id == ways.c.picture_id
         )
-        mine, long_ago = ways.c.tenant == self._tenant, self._time - stuck
-        over = select(ways).where(mine, ways.c.state == "retry_wait", ways.c.next_attempt_at <= self._time).limit(limit)
-        parts = [over.subquery()]
-        for state in ("received", "working"):
-            idle = select(ways).where(mine, ways.c.state == state, ways.c.changed_at <= long_ago, ~exists(waiting))
-            parts.append(idle.limit(limit).subquery())
-        query = union_all(*(select(part) for part in parts)).limit(limit)
-        return [dict(row) for row in (await self._connection.execute(query)).mappings()]
+        idle = (ways.c.changed_at <= self._time - stuck) & ~exists(waiting)
+        conditions: dict[str, ColumnElement[bool]] = {
+            "retry_wait": ways.c.next_attempt_at <= self._time,
+            "working": idle,
+            "received": idle,
+        }
+        found: list[Way] = []
+        for state, condition in conditions.items():
+            query = select(ways).where(ways.c.tenant == self._tenant, ways.c.state == state, condition)
+            some = query.limit(limit - len(found)).with_for_update(skip_locked=True)
+            found += [way_of(row) for row in (await self._connection.execute(some)).mappings()]
+            if len(found) == limit:
+                break
+        return found
 
-    async def _receive(self, rows: Sequence[dict[str, Any]]) -> None:
-        for row in rows:
-            stuck = row["state"] != "retry_wait"
-            values: dict[str, Any] = {"state": "received", "changed_at": self._time, "next_attempt_at": None}
-            if stuck:
-                values |= {"attempts": row["attempts"] + 1, "first_failed_at": row["first_failed_at"] or self._time}
-            await self._connection.execute(update(ways).where(_one(row)).values(**values))
+    def _after(self, way: Way, tries: int) -> Way:
+        """Received again; being stuck counts as a try, and the last one ends it."""
+        again = replace(way, state="received", next_attempt_at=None, changed_at=self._time)
+        if way.state == "retry_wait":
+            return again
+        attempts = way.attempts + 1
+        again = replace(again, attempts=attempts, first_failed_at=way.first_failed_at or way.changed_at)
+        if attempts < tries:
+            return again
+        return replace(
+            again, state="dead", code="deadline_exceeded", detail=f"no progress was made in {attempts} tries"
+        )
 
-    async def _give_up(self, rows: Sequence[dict[str, Any]]) -> None:
-        finishing = Finishing(self._connection, tenant=self._tenant, time=self._time, topic=self._topic)
-        for row in rows:
-            detail = f"no progress was made in {row['attempts'] + 1} tries"
-            told = {"state": "dead", "code": "deadline_exceeded", "detail": detail, "attempts": row["attempts"] + 1}
-            first = row["first_failed_at"] or row["changed_at"]
-            values = {**told, "changed_at": self._time, "first_failed_at": first}
-            await self._connection.execute(update(ways).where(_one(row)).values(**values))
-            await finishing.bury([(row["picture_id"], {"in": row["space"], "stage": row["stage"], **values})])
+    async def _give_up(self, dead: Sequence[Way]) -> None:
+        records = await bury(
+            self._connection, dead, tenant=self._tenant, time=self._time, topic=self._topic, source=self._source
+        )
+        await self._keep([self._failed(records[way.picture_id], way) for way in dead if way.picture_id in records])
 
+    def _failed(self, picture: Picture, way: Way) -> Event:
+        verdict = Verdict(state="dead", stage=way.stage, code=way.code, detail=way.detail)
+        return failed(
+            picture,
+            way.space,
+            verdict,
+            attempts=way.attempts,
+            source=self._source,
+            id_=new_id(),
+            time=self._time,
+            topic=self._topic,
+        )
 
-def _one(row: dict[str, Any]) -> Any:
-    same = (ways.c.tenant == row["tenant"]) & (ways.c.picture_id == row["picture_id"])
-    return same & (ways.c.space == row["space"]) & (ways.c.state == row["state"])
+    async def _keep(self, events: Sequence[Event]) -> None:
+        if events:
+            rows = [event_row(event, not_before=self._time, picture_id=event.key) for event in events]
+            await self._connection.execute(insert(outbox), rows)

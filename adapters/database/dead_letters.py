@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from datetime import datetime
 
-from sqlalchemy import RowMapping, delete, func, insert, select, tuple_, update
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database.announcing import Announcing
 from adapters.database.clock import Clock, now
-from adapters.database.engine import Transactions, upsert
-from adapters.database.finishing import letter_message
-from adapters.database.paging import Keyset
-from adapters.database.picture_rows import headers_of, headers_text
+from adapters.database.engine import Transactions
+from adapters.database.letters import add_letters, letter_of
+from adapters.database.paging import Keyset, Row
+from adapters.database.picture_rows import outbox_row
 from adapters.database.picture_tables import dead_letters as table
-from adapters.database.picture_tables import outbox, ways
+from adapters.database.picture_tables import outbox
+from adapters.database.shelf import GIVEN_UP
+from adapters.database.ways import ways_of, write_ways
 from modelmora.domain.registry.pages import Page, Paging
 from modelmora.errors import ImageNotFound
 from modelmora.ports import DeadLetter
 from modelmora.ports.pictures import NEWEST_FIRST
-
-_PLAIN = (
-    "id",
-    "topic",
-    "key",
-    "value",
-    "picture_id",
-    "space",
-    "code",
-    "detail",
-    "stage",
-    "attempts",
-    "first_failed_at",
-    "failed_at",
-    "replayed_at",
-)
 
 
 class DeadLettersTable:
@@ -50,15 +38,9 @@ class DeadLettersTable:
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
         """See the port."""
-        if not letters:
-            return
-        rows = {letter.id: self._row(letter) for letter in letters}
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
-            statement = upsert(connection, table).values(list(rows.values())).on_conflict_do_nothing()
-            added = (await connection.execute(statement.returning(table.c.id))).scalars().all()
-            if added:
-                await connection.execute(insert(outbox), [letter_message(rows[id_], time) for id_ in added])
+            await add_letters(connection, letters, tenant=self._tenant, time=time)
 
     async def get(self, id_: str) -> DeadLetter:
         """See the port."""
@@ -67,7 +49,7 @@ class DeadLettersTable:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             raise ImageNotFound(f"there is no dead letter {id_}", field="id", found=id_[:80])
-        return _letter(row)
+        return letter_of(row)
 
     async def find(self, *, code: str | None = None, page: Paging = NEWEST_FIRST) -> Page[DeadLetter]:
         """See the port."""
@@ -77,27 +59,38 @@ class DeadLettersTable:
         order = Keyset(table.c.failed_at, table.c.id, large=(table.c.value,))
         async with self._transactions.read() as connection:
             rows, cursor = await order.rows(connection, query, page)
-        return Page(tuple(map(_letter, rows)), cursor)
+        return Page(tuple(map(letter_of, rows)), cursor)
 
     async def replay(self, ids: Sequence[str], *, source: str) -> int:
-        """See the port."""
+        """See the port. A letter is replayed once; what fails again leaves another."""
+        mine = (table.c.tenant == self._tenant) & table.c.id.in_(ids) & table.c.replayed_at.is_(None)
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
-            mine = (table.c.tenant == self._tenant) & table.c.id.in_(ids)
-            rows = (await connection.execute(select(table).where(mine).with_for_update())).mappings().all()
-            pictures = {(row["picture_id"], row["space"]) for row in rows if row["picture_id"]}
-            if pictures:
-                again = tuple_(ways.c.picture_id, ways.c.space).in_(pictures) & (ways.c.tenant == self._tenant)
-                given_up = again & ways.c.state.in_(("rejected", "dead"))
-                anew = {"state": "received", "attempts": 0, "first_failed_at": None, "changed_at": time}
-                await connection.execute(update(ways).where(given_up).values(**anew))
-                announcing = Announcing(connection, tenant=self._tenant, time=time, topic=self._topic)
-                await announcing.announce(sorted({id_ for id_, _ in pictures}), source=source)
-            as_they_came = [self._message(row, time) for row in rows if not row["picture_id"]]
-            if as_they_came:
-                await connection.execute(insert(outbox), as_they_came)
+            query = select(table).where(mine).order_by(table.c.id).with_for_update()
+            rows = (await connection.execute(query)).mappings().all()
+            of_none = await self._receive(connection, rows, time=time, source=source)
+            if of_none:
+                await connection.execute(insert(outbox), [_as_it_came(row, time) for row in of_none])
             await connection.execute(update(table).where(mine).values(replayed_at=time))
         return len(rows)
+
+    async def _receive(
+        self, connection: AsyncConnection, rows: Sequence[Row], *, time: datetime, source: str
+    ) -> list[Row]:
+        """Begins their ways anew and announces their pictures; those that have no way are left, and told."""
+        ids = {row["picture_id"] for row in rows if row["picture_id"]}
+        known = await ways_of(connection, ids, tenant=self._tenant, lock=True)
+        there = {(way.picture_id, way.space): way for of in known.values() for way in of}
+        asked = {key: there[key] for row in rows if (key := (row["picture_id"], row["space"])) in there}
+        anew = [
+            replace(way, state="received", attempts=0, next_attempt_at=None, first_failed_at=None, changed_at=time)
+            for way in asked.values()
+            if way.state in GIVEN_UP
+        ]
+        await write_ways(connection, anew, tenant=self._tenant)
+        announcing = Announcing(connection, tenant=self._tenant, time=time, topic=self._topic, source=source)
+        await announcing.announce({way.picture_id for way in anew})
+        return [row for row in rows if (row["picture_id"], row["space"]) not in asked]
 
     async def remove(self, ids: Sequence[str]) -> int:
         """See the port."""
@@ -111,14 +104,7 @@ class DeadLettersTable:
         async with self._transactions.read() as connection:
             return int((await connection.execute(query.where(table.c.replayed_at.is_(None)))).scalar_one())
 
-    def _row(self, letter: DeadLetter) -> dict[str, Any]:
-        told = {name: getattr(letter, name) for name in _PLAIN}
-        return {**told, "tenant": self._tenant, "headers": headers_text(letter.headers)}
 
-    def _message(self, row: RowMapping, time: Any) -> dict[str, Any]:
-        told = {name: row[name] for name in ("tenant", "topic", "key", "value", "headers")}
-        return {**told, "picture_id": None, "not_before": time}
-
-
-def _letter(row: RowMapping) -> DeadLetter:
-    return DeadLetter(**{name: row[name] for name in _PLAIN}, headers=headers_of(row["headers"]))
+def _as_it_came(row: Row, time: datetime) -> dict[str, object]:
+    told = {name: row[name] for name in ("value", "headers", "tenant")}
+    return outbox_row(row["topic"], row["key"], **told, picture_id=None, not_before=time)

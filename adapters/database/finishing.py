@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import bindparam, exists, insert, select, update
+from sqlalchemy import exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database.picture_rows import event_row, headers_of, headers_text, picture_of
-from adapters.database.picture_tables import dead_letters, outbox, pictures, ways
-from adapters.database.registering import ways_of
-from modelmora.domain.events.codec import to_kept_parts
-from modelmora.domain.events.images import registered
-from modelmora.domain.pictures.picture import Picture
+from adapters.database.letters import MOST_DETAIL, answer, bury
+from adapters.database.picture_rows import event_row
+from adapters.database.picture_tables import outbox, ways
+from adapters.database.shelf import GIVEN_UP
+from adapters.database.ways import ways_of, write_ways
+from modelmora.domain.events.envelope import Event
 from modelmora.domain.pictures.way import Step, Way
-from modelmora.ids import new_id
+from modelmora.domain.registry.texts import readable
 
-LETTERS = ".dlq"
-"""How the topic of dead letters ends."""
-_SILENT = frozenset({"superseded", "tombstoned"})
+_LEFT = frozenset({"indexed", "superseded", "tombstoned"})
+SOURCE = "/modelmora"
+"""Of announcements in letters whose verdict came without an event."""
+
+
+class _Ended:
+    """What steps lead to."""
+
+    def __init__(self) -> None:
+        self.changed: dict[tuple[str, str], Way] = {}
+        self.events: list[Event] = []
+        self.buried: list[Way] = []
+        self.back: set[tuple[str, str]] = set()
+
+    def add(self, before: Way, after: Way, step: Step) -> None:
+        self.changed[after.picture_id, after.space] = after
+        if step.event is not None:
+            self.events.append(step.event)
+        if after.state in GIVEN_UP:
+            self.buried.append(after)
+        elif before.state in GIVEN_UP:
+            self.back.add((after.picture_id, after.space))
 
 
 class Finishing:
-    """One transaction that ends ways, or puts them off."""
+    """One transaction that ends ways, or puts them off, in as many statements for many as for one."""
 
     def __init__(self, connection: AsyncConnection, *, tenant: str, time: datetime, topic: str) -> None:
         self._connection = connection
@@ -33,76 +52,31 @@ class Finishing:
         self._topic = topic
 
     async def write(self, steps: Sequence[Step]) -> None:
-        """A constant number of statements, however many steps."""
-        known = await ways_of(self._connection, {s.picture_id for s in steps}, tenant=self._tenant, lock=True)
-        by_key = {(way.picture_id, way.space): way for ways_ in known.values() for way in ways_}
-        held = [(step, by_key.get((step.picture_id, step.space))) for step in steps]
-        valid = [(s, way) for s, way in held if way and way.seq == s.seq and way.state not in _SILENT]
-        await self._update([self._after(step, way) for step, way in valid])
-        events = [step.event for step, _ in valid if step.event is not None]
+        """One step after the other: two who went one way do not end it twice."""
+        ids = {step.picture_id for step in steps}
+        known = await ways_of(self._connection, ids, tenant=self._tenant, lock=True)
+        there = {(way.picture_id, way.space): way for of in known.values() for way in of}
+        ended = _Ended()
+        for step in steps:
+            key = (step.picture_id, step.space)
+            if key in there and (after := _after(there[key], step, self._time)) is not None:
+                ended.add(there[key], after, step)
+                there[key] = after
+        await self._write(ended)
+
+    async def _write(self, ended: _Ended) -> None:
+        tenant, time, topic = self._tenant, self._time, self._topic
+        source = ended.events[0].source if ended.events else SOURCE
+        await bury(self._connection, ended.buried, tenant=tenant, time=time, topic=topic, source=source)
+        await answer(self._connection, ended.back, tenant=tenant, time=time)
+        await write_ways(self._connection, ended.changed.values(), tenant=tenant)
+        await self._keep(ended.events)
+        await self._release({id_ for id_, _ in ended.changed})
+
+    async def _keep(self, events: Sequence[Event]) -> None:
         if events:
             rows = [event_row(event, not_before=self._time, picture_id=event.key) for event in events]
             await self._connection.execute(insert(outbox), rows)
-        given_up = [(s, way) for s, way in valid if s.verdict.state in ("rejected", "dead")]
-        await self.bury((s.picture_id, self._after(s, way)) for s, way in given_up)
-        await self._release({step.picture_id for step, _ in valid})
-
-    def _after(self, step: Step, way: Way) -> dict[str, Any]:
-        """The row of a way after its step."""
-        verdict, row = step.verdict, {"id": way.picture_id, "in": way.space, "changed_at": self._time}
-        if verdict.state == "indexed":
-            kept = {"attempts": way.attempts, "first_failed_at": way.first_failed_at, "next_attempt_at": None}
-            return {**row, **kept, "state": "indexed", "stage": "", "code": "", "detail": ""}
-        due = self._time + timedelta(seconds=verdict.delay_s) if verdict.state == "retry_wait" else None
-        return {
-            **row,
-            "state": verdict.state,
-            "attempts": way.attempts + 1,
-            "next_attempt_at": due,
-            "stage": verdict.stage,
-            "code": verdict.code,
-            "detail": verdict.detail,
-            "first_failed_at": way.first_failed_at or self._time,
-        }
-
-    async def _update(self, rows: Sequence[dict[str, Any]]) -> None:
-        if not rows:
-            return
-        names = [name for name in rows[0] if name not in ("id", "in")]
-        mine = (ways.c.tenant == self._tenant) & (ways.c.picture_id == bindparam("k_id"))
-        statement = update(ways).where(mine & (ways.c.space == bindparam("k_in")))
-        statement = statement.values({name: bindparam(f"v_{name}") for name in names})
-        told = [{"k_id": row["id"], "k_in": row["in"], **{f"v_{n}": row[n] for n in names}} for row in rows]
-        await self._connection.execute(statement, told)
-
-    async def bury(self, gone: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """A letter for each way that was given up, and a message for the topic of letters."""
-        rows = list(gone)
-        if not rows:
-            return
-        mine = (pictures.c.tenant == self._tenant) & pictures.c.id.in_([id_ for id_, _ in rows])
-        found = (await self._connection.execute(select(pictures).where(mine))).mappings()
-        records = {row["id"]: picture_of(row) for row in found}
-        letters = [self._letter(records[id_], way) for id_, way in rows if id_ in records]
-        await self._connection.execute(insert(dead_letters), letters)
-        await self._connection.execute(insert(outbox), [letter_message(letter, self._time) for letter in letters])
-
-    def _letter(self, picture: Picture, way: dict[str, Any]) -> dict[str, Any]:
-        event = registered(picture, source="/modelmora", id_=new_id(), time=self._time, topic=self._topic)
-        key, value, headers = to_kept_parts(event)
-        return {
-            "tenant": self._tenant,
-            "id": new_id(),
-            "topic": self._topic,
-            "key": key,
-            "value": value,
-            "headers": headers_text(headers),
-            "picture_id": picture.id,
-            "space": way["in"],
-            **{name: way[name] for name in ("code", "detail", "stage", "attempts", "first_failed_at")},
-            "failed_at": self._time,
-            "replayed_at": None,
-        }
 
     async def _release(self, ids: set[str]) -> None:
         """Announcements that were held back until these pictures are through."""
@@ -117,22 +91,27 @@ class Finishing:
         await self._connection.execute(update(outbox).where(mine & ~exists(going)).values(not_before=self._time))
 
 
-def letter_message(letter: dict[str, Any], time: datetime) -> dict[str, Any]:
-    """The row of the outbox that carries a letter: the message as it came, with the reason in its headers."""
-    told = {
-        "error-code": letter["code"],
-        "error-detail": letter["detail"][:1_000],
-        "attempts": str(letter["attempts"]),
-        "first-failed": letter["first_failed_at"].isoformat(),
-        "dead-letter-id": letter["id"],
-    }
-    headers = (*headers_of(letter["headers"]), *((name, value.encode()) for name, value in told.items()))
-    return {
-        "tenant": letter["tenant"],
-        "topic": letter["topic"] + LETTERS,
-        "key": letter["key"],
-        "value": letter["value"],
-        "headers": headers_text(headers),
-        "picture_id": letter["picture_id"] or None,
-        "not_before": time,
-    }
+def _after(way: Way, step: Step, time: datetime) -> Way | None:
+    """The way after its step; None where the step is of another record, or comes too late to matter.
+
+    What is indexed stays so, whoever failed at it later; what was given up is indexed where somebody managed it.
+    """
+    verdict = step.verdict
+    if way.seq != step.seq or way.state in _LEFT:
+        return None
+    if verdict.state == "indexed":
+        done = replace(way, state="indexed", next_attempt_at=None, changed_at=time)
+        return replace(done, stage="", code="", detail="")
+    if way.state in GIVEN_UP:
+        return None
+    return replace(
+        way,
+        state=verdict.state,
+        attempts=way.attempts + 1,
+        next_attempt_at=time + timedelta(seconds=verdict.delay_s) if verdict.state == "retry_wait" else None,
+        stage=verdict.stage,
+        code=verdict.code,
+        detail=readable(verdict.detail, most=MOST_DETAIL),
+        first_failed_at=way.first_failed_at or time,
+        changed_at=time,
+    )

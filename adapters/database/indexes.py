@@ -8,11 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, select, update
+from sqlalchemy.exc import IntegrityError
 
 from adapters.database.clock import Clock, now
 from adapters.database.engine import Transactions, upsert
 from adapters.database.picture_tables import indexes as table
 from modelmora.domain.pictures.spaces import Index, IndexSettings, IndexState, Space
+from modelmora.errors import Conflict, ModelNotFound
 
 _PLAIN = ("state", "dimension", "total", "done", "failed", "cursor", "agreement", "why", "created_at", "changed_at")
 
@@ -47,20 +49,29 @@ class IndexesTable:
             return tuple(map(_index, (await connection.execute(query)).mappings()))
 
     async def change(self, index: Index, *, from_: Collection[IndexState]) -> bool:
-        """See the port."""
+        """See the port; raises Conflict for one that would be live beside another."""
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
             values = {**_row(index), "changed_at": time}
             statement = update(table).where(self._of(index.space), table.c.state.in_(list(from_))).values(**values)
-            return bool((await connection.execute(statement)).rowcount)
+            try:
+                return bool((await connection.execute(statement)).rowcount)
+            except IntegrityError as cause:
+                said = f"another index of {index.space.model} is live; switch to {index.space.key} instead"
+                raise Conflict(said, field="state", found=index.state) from cause
 
     async def switch(self, to: Space) -> Index | None:
-        """See the port."""
+        """See the port; raises ModelNotFound where there is no such index, and what is live stays so."""
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
-            query = select(table).where(self._of_model(to), table.c.state == "live").with_for_update()
-            before = (await connection.execute(query)).mappings().one_or_none()
+            # All of the model, so that of two switches at once the second finds what the first made live.
+            locked = select(table.c.version).where(self._of_model(to)).order_by(table.c.version).with_for_update()
+            versions = (await connection.execute(locked)).scalars().all()
+            if to.version not in versions:
+                said = f"there is no index of {to.key} in the collection {to.collection}"
+                raise ModelNotFound(said, field="version", found=to.version)
             live = self._of_model(to) & (table.c.state == "live") & (table.c.version != to.version)
+            before = (await connection.execute(select(table).where(live))).mappings().one_or_none()
             await connection.execute(update(table).where(live).values(state="draining", changed_at=time))
             await connection.execute(update(table).where(self._of(to)).values(state="live", changed_at=time))
         return None if before is None else _index(before)

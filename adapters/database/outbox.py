@@ -35,8 +35,7 @@ class OutboxTable:
         async with self._transactions.read() as connection:
             time = await now(connection, self._clock)
             before = select(earlier.c.number).where(
-                earlier.c.topic == table.c.topic,
-                earlier.c.key == table.c.key,
+                earlier.c.lane == table.c.lane,
                 earlier.c.number < table.c.number,
                 earlier.c.not_before > time,
             )

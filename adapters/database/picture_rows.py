@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -75,8 +76,21 @@ def way_of(row: RowMapping) -> Way:
 def event_row(event: Event, *, not_before: datetime, picture_id: str | None = None) -> dict[str, Any]:
     """As it is kept in the outbox."""
     key, value, headers = to_kept_parts(event)
-    told = {"topic": event.topic, "key": key, "value": value, "headers": headers_text(headers)}
-    return {**told, "picture_id": picture_id, "not_before": not_before, "tenant": event.tenant}
+    return outbox_row(
+        event.topic,
+        key,
+        value=value,
+        headers=headers_text(headers),
+        tenant=event.tenant,
+        picture_id=picture_id,
+        not_before=not_before,
+    )
+
+
+def outbox_row(topic: str, key: bytes, **told: Any) -> dict[str, Any]:
+    """A message as it is kept in the outbox; keys of anybody's messages may be too long for an index."""
+    digest = hashlib.blake2b(topic.encode() + b"\0" + key, digest_size=8).digest()
+    return {"topic": topic, "key": key, "lane": int.from_bytes(digest, "big", signed=True), **told}
 
 
 def headers_text(headers: Sequence[tuple[str, bytes]]) -> str:

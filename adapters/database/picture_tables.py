@@ -104,14 +104,17 @@ outbox = Table(
     Column("tenant", Text, nullable=False, server_default="default"),
     Column("topic", Text, nullable=False),
     Column("key", LargeBinary, nullable=False),
+    Column("lane", BigInteger, nullable=False, comment="a digest of topic and key, which may be long"),
     Column("value", LargeBinary, nullable=False),
     Column("headers", Text, nullable=False, comment="JSON: pairs of a name and base64"),
-    Column("picture_id", Text, nullable=True),
+    Column("picture_id", SORTED, nullable=True),
     Column("not_before", Utc, nullable=False),
-    Index("ix_outbox_key", "topic", "key", "number"),
+    Index("ix_outbox_lane", "lane", "number"),
     Index("ix_outbox_picture", "tenant", "picture_id"),
+    sqlite_autoincrement=True,
 )
-"""Rows go when they are carried; the order of numbers is that of the transactions of one key."""
+"""Rows go when they are carried; the order of numbers is that of the transactions of one key. No number comes twice:
+who carried one removes it, however late."""
 
 inbox = Table(
     "inbox",
@@ -132,8 +135,8 @@ dead_letters = Table(
     Column("key", LargeBinary, nullable=False),
     Column("value", LargeBinary, nullable=False),
     Column("headers", Text, nullable=False, comment="JSON: pairs of a name and base64"),
-    Column("picture_id", Text, nullable=False),
-    Column("space", Text, nullable=False),
+    Column("picture_id", SORTED, nullable=False),
+    Column("space", SORTED, nullable=False),
     Column("code", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("stage", Text, nullable=False),

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database.announcing import Announcing
 from adapters.database.clock import Clock, now
 from adapters.database.engine import Transactions
 from adapters.database.finishing import Finishing
 from adapters.database.paging import Keyset
-from adapters.database.picture_rows import event_row, picture_of
+from adapters.database.picture_rows import event_row, facts_text, picture_of
 from adapters.database.picture_tables import dead_letters, outbox, picture_tags, pictures, ways
-from adapters.database.registering import Registering, ways_of
+from adapters.database.registering import Raced, Registering
+from adapters.database.ways import ways_of, write_ways
 from modelmora.domain.events.images import removed
 from modelmora.domain.outcome import Outcome
-from modelmora.domain.pictures.picture import Picture, PictureState
+from modelmora.domain.pictures.picture import Facts, Picture, PictureState
 from modelmora.domain.pictures.way import Step, Way
 from modelmora.domain.registry.pages import Page
-from modelmora.errors import ImageNotFound
+from modelmora.errors import ImageNotFound, Overloaded
 from modelmora.ids import new_id
 from modelmora.ports import PictureQuery, Registered, Registration
 
 _GIVEN_UP = ("rejected", "dead")
+MOST_RACES = 10
+"""So often is a transaction tried in which somebody else was faster with a picture; the next one finds his."""
 
 
 class PicturesTable:
@@ -44,6 +49,14 @@ class PicturesTable:
         """See the port."""
         if not registrations:
             return []
+        for _ in range(MOST_RACES):
+            try:
+                return await self._register(registrations)
+            except (Raced, IntegrityError) as raced:
+                last = raced
+        raise Overloaded("others bring the same pictures at this moment; try again", retry_after_s=1.0) from last
+
+    async def _register(self, registrations: Sequence[Registration]) -> list[Outcome[Registered]]:
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
             taking = Registering(connection, tenant=self._tenant, time=time, topic=self._topic)
@@ -98,26 +111,35 @@ class PicturesTable:
         """See the port."""
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
-            mine = self._alive() & pictures.c.id.in_(ids)
-            query = select(pictures).where(mine).order_by(pictures.c.id).with_for_update()
-            found = [picture_of(row) for row in (await connection.execute(query)).mappings()]
+            query = select(pictures).where(self._alive() & pictures.c.id.in_(ids)).order_by(pictures.c.id)
+            rows = (await connection.execute(query.with_for_update())).mappings()
+            found = [picture_of(row) for row in rows]
             gone = [replace(one, seq=one.seq + 1, changed_at=time, deleted_at=time) for one in found]
-            if not gone:
-                return ()
-            going = [one.id for one in gone]
-            empty = {"facts": '{"filename":"","tags":[],"metadata":{}}', "deleted_at": time, "changed_at": time}
-            of_these = (pictures.c.tenant == self._tenant) & pictures.c.id.in_(going)
-            await connection.execute(update(pictures).where(of_these).values(seq=pictures.c.seq + 1, **empty))
-            for table in (picture_tags, dead_letters, outbox):
-                await connection.execute(
-                    delete(table).where(table.c.tenant == self._tenant, table.c.picture_id.in_(going))
-                )
-            theirs = (ways.c.tenant == self._tenant) & ways.c.picture_id.in_(going)
-            await connection.execute(update(ways).where(theirs).values(state="tombstoned", changed_at=time))
-            events = [removed(one, source=source, id_=new_id(), time=time, topic=self._topic) for one in gone]
-            rows = [event_row(event, not_before=time, picture_id=event.key) for event in events]
-            await connection.execute(insert(outbox), rows)
+            if gone:
+                await self._bury(connection, [one.id for one in gone], time)
+                events = [removed(one, source=source, id_=new_id(), time=time, topic=self._topic) for one in gone]
+                told = [event_row(event, not_before=time, picture_id=event.key) for event in events]
+                await connection.execute(insert(outbox), told)
         return tuple(gone)
+
+    async def _bury(self, connection: AsyncConnection, ids: Sequence[str], time: datetime) -> None:
+        """Tombstones without facts; then what belonged to them, in the order in which rows are locked everywhere."""
+        mine = (pictures.c.tenant == self._tenant) & pictures.c.id.in_(ids)
+        empty = {"facts": facts_text(Facts()), "deleted_at": time, "changed_at": time}
+        await connection.execute(update(pictures).where(mine).values(seq=pictures.c.seq + 1, **empty))
+        await self._delete(connection, picture_tags, ids)
+        await self._delete(connection, dead_letters, ids)
+        known = await ways_of(connection, ids, tenant=self._tenant, lock=True)
+        over = [
+            replace(way, state="tombstoned", next_attempt_at=None, changed_at=time)
+            for of in known.values()
+            for way in of
+        ]
+        await write_ways(connection, over, tenant=self._tenant)
+        await self._delete(connection, outbox, ids)
+
+    async def _delete(self, connection: AsyncConnection, table: Table, ids: Sequence[str]) -> None:
+        await connection.execute(delete(table).where(table.c.tenant == self._tenant, table.c.picture_id.in_(ids)))
 
     async def used(self, sha256: str) -> bool:
         """See the port; of every tenant."""
@@ -136,8 +158,8 @@ class PicturesTable:
         """See the port; events that were taken a week ago are forgotten on the way."""
         async with self._transactions.write() as connection:
             time = await now(connection, self._clock)
-            announcing = Announcing(connection, tenant=self._tenant, time=time, topic=self._topic)
-            return await announcing.again(stuck=timedelta(seconds=stuck_s), tries=tries, limit=limit, source=source)
+            announcing = Announcing(connection, tenant=self._tenant, time=time, topic=self._topic, source=source)
+            return await announcing.again(stuck=timedelta(seconds=stuck_s), tries=tries, limit=limit)
 
     async def missing(self, space: str, *, collection: str, after: str | None, limit: int) -> tuple[Picture, ...]:
         """See the port."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from modelmora.domain.pictures.spaces import IndexSettings
 from modelmora.errors import ValidationFailed
 
 ModelType = Literal["embedding", "segmentation", "classification", "tensor"]
@@ -82,6 +83,8 @@ class ModelSpec:
     warmup: bool = True
     pin: bool = False
     idle_ttl_s: float | None = None
+    index: IndexSettings | None = None
+    """How its vectors of kept pictures are indexed; None: they are not, unless it is the default."""
 
     @property
     def key(self) -> str:

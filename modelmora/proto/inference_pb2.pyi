@@ -779,3 +779,331 @@ class CompareResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["comparisons", b"comparisons"]) -> None: ...
 
 global___CompareResponse = CompareResponse
+
+@typing.final
+class UploadImagesRequest(google.protobuf.message.Message):
+    """One picture. What is said of the collection, its time and the waiting goes for all and stands in the first message."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    OBJECT_FIELD_NUMBER: builtins.int
+    FILENAME_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    COLLECTION_FIELD_NUMBER: builtins.int
+    TTL_S_FIELD_NUMBER: builtins.int
+    NO_WAIT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """the caller's own, given back"""
+    image: builtins.bytes
+    """the bytes of a picture file"""
+    object: builtins.str
+    """where they lie: `s3://bucket/key`, of a bucket that the server may read"""
+    filename: builtins.str
+    metadata: builtins.str
+    """a JSON object of texts, numbers, true and false; empty: none"""
+    collection: builtins.str
+    """empty: `default`"""
+    ttl_s: builtins.int
+    """seconds after which the pictures are removed; 0: as the server is set up"""
+    no_wait: builtins.bool
+    """answered once they are safe, before they are indexed"""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        image: builtins.bytes = ...,
+        object: builtins.str = ...,
+        filename: builtins.str = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        metadata: builtins.str = ...,
+        collection: builtins.str = ...,
+        ttl_s: builtins.int = ...,
+        no_wait: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["content", b"content", "image", b"image", "object", b"object"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["collection", b"collection", "content", b"content", "filename", b"filename", "id", b"id", "image", b"image", "metadata", b"metadata", "no_wait", b"no_wait", "object", b"object", "tags", b"tags", "ttl_s", b"ttl_s"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["image", "object"] | None: ...
+
+global___UploadImagesRequest = UploadImagesRequest
+
+@typing.final
+class UploadImagesResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___UploadResult]: ...
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___UploadResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+
+global___UploadImagesResponse = UploadImagesResponse
+
+@typing.final
+class UploadResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """counts the pictures of the whole call"""
+    id: builtins.str
+    """the caller's"""
+    @property
+    def image(self) -> global___KeptImage: ...
+    @property
+    def error(self) -> modelmora.proto.types_pb2.ItemError: ...
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        id: builtins.str = ...,
+        image: global___KeptImage | None = ...,
+        error: modelmora.proto.types_pb2.ItemError | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "image", b"image", "outcome", b"outcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "id", b"id", "image", b"image", "index", b"index", "outcome", b"outcome"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["image", "error"] | None: ...
+
+global___UploadResult = UploadResult
+
+@typing.final
+class KeptImage(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    DUPLICATE_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    FILENAME_FIELD_NUMBER: builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    WIDTH_FIELD_NUMBER: builtins.int
+    HEIGHT_FIELD_NUMBER: builtins.int
+    THUMBNAIL_FIELD_NUMBER: builtins.int
+    SPACES_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    state: builtins.str
+    """registered, embedding, indexed, retrying, failed"""
+    duplicate: builtins.bool
+    """the collection had a picture of these bytes: it is that one"""
+    sha256: builtins.str
+    filename: builtins.str
+    content_type: builtins.str
+    bytes: builtins.int
+    width: builtins.int
+    height: builtins.int
+    thumbnail: builtins.str
+    """the path of it over HTTP"""
+    @property
+    def spaces(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """`name@version` of the models that index it"""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        state: builtins.str = ...,
+        duplicate: builtins.bool = ...,
+        sha256: builtins.str = ...,
+        filename: builtins.str = ...,
+        content_type: builtins.str = ...,
+        bytes: builtins.int = ...,
+        width: builtins.int = ...,
+        height: builtins.int = ...,
+        thumbnail: builtins.str = ...,
+        spaces: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "content_type", b"content_type", "duplicate", b"duplicate", "filename", b"filename", "height", b"height", "id", b"id", "sha256", b"sha256", "spaces", b"spaces", "state", b"state", "thumbnail", b"thumbnail", "width", b"width"]) -> None: ...
+
+global___KeptImage = KeptImage
+
+@typing.final
+class SearchQuery(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    VECTOR_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    image: builtins.bytes
+    id: builtins.str
+    """of a kept picture"""
+    weight: builtins.float
+    """1 where it is not given; a negative one leads away"""
+    @property
+    def vector(self) -> modelmora.proto.types_pb2.Vector:
+        """float32"""
+
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        image: builtins.bytes = ...,
+        id: builtins.str = ...,
+        vector: modelmora.proto.types_pb2.Vector | None = ...,
+        weight: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_weight", b"_weight", "content", b"content", "id", b"id", "image", b"image", "text", b"text", "vector", b"vector", "weight", b"weight"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_weight", b"_weight", "content", b"content", "id", b"id", "image", b"image", "text", b"text", "vector", b"vector", "weight", b"weight"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_weight", b"_weight"]) -> typing.Literal["weight"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "image", "id", "vector"] | None: ...
+
+global___SearchQuery = SearchQuery
+
+@typing.final
+class SearchRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    CURSOR_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    COLLECTION_FIELD_NUMBER: builtins.int
+    EXACT_FIELD_NUMBER: builtins.int
+    GROUP_BY_FIELD_NUMBER: builtins.int
+    GROUP_SIZE_FIELD_NUMBER: builtins.int
+    limit: builtins.int
+    """0: 20"""
+    cursor: builtins.str
+    """`next_cursor` of the page before"""
+    filter: builtins.str
+    """the JSON object that `POST /v1/search` takes"""
+    score_threshold: builtins.float
+    model: builtins.str
+    """`name` or `name@version`; empty: the default embedding model"""
+    collection: builtins.str
+    """empty: `default`"""
+    exact: builtins.bool
+    group_by: builtins.str
+    """a key of metadata"""
+    group_size: builtins.int
+    """0: 3"""
+    @property
+    def queries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SearchQuery]: ...
+    def __init__(
+        self,
+        *,
+        queries: collections.abc.Iterable[global___SearchQuery] | None = ...,
+        limit: builtins.int = ...,
+        cursor: builtins.str = ...,
+        filter: builtins.str = ...,
+        score_threshold: builtins.float | None = ...,
+        model: builtins.str = ...,
+        collection: builtins.str = ...,
+        exact: builtins.bool = ...,
+        group_by: builtins.str = ...,
+        group_size: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_score_threshold", b"_score_threshold", "score_threshold", b"score_threshold"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_score_threshold", b"_score_threshold", "collection", b"collection", "cursor", b"cursor", "exact", b"exact", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "limit", b"limit", "model", b"model", "queries", b"queries", "score_threshold", b"score_threshold"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_score_threshold", b"_score_threshold"]) -> typing.Literal["score_threshold"] | None: ...
+
+global___SearchRequest = SearchRequest
+
+@typing.final
+class SearchHit(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    FILENAME_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    THUMBNAIL_FIELD_NUMBER: builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    score: builtins.float
+    """the cosine"""
+    filename: builtins.str
+    metadata: builtins.str
+    """a JSON object"""
+    thumbnail: builtins.str
+    """the path of it over HTTP"""
+    content_type: builtins.str
+    created_at: builtins.str
+    """RFC 3339"""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        score: builtins.float = ...,
+        filename: builtins.str = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        metadata: builtins.str = ...,
+        thumbnail: builtins.str = ...,
+        content_type: builtins.str = ...,
+        created_at: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content_type", b"content_type", "created_at", b"created_at", "filename", b"filename", "id", b"id", "metadata", b"metadata", "score", b"score", "tags", b"tags", "thumbnail", b"thumbnail"]) -> None: ...
+
+global___SearchHit = SearchHit
+
+@typing.final
+class SearchGroup(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
+    value: builtins.str
+    """of the metadata, as JSON"""
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SearchHit]: ...
+    def __init__(
+        self,
+        *,
+        value: builtins.str = ...,
+        results: collections.abc.Iterable[global___SearchHit] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results", "value", b"value"]) -> None: ...
+
+global___SearchGroup = SearchGroup
+
+@typing.final
+class SearchResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    next_cursor: builtins.str
+    """empty at the end"""
+    model: builtins.str
+    """`name@version`"""
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SearchHit]: ...
+    @property
+    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SearchGroup]:
+        """instead of results, where `group_by` is given"""
+
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[global___SearchHit] | None = ...,
+        groups: collections.abc.Iterable[global___SearchGroup] | None = ...,
+        next_cursor: builtins.str = ...,
+        model: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["groups", b"groups", "model", b"model", "next_cursor", b"next_cursor", "results", b"results"]) -> None: ...
+
+global___SearchResponse = SearchResponse

@@ -70,6 +70,16 @@ class ModelInferenceStub(object):
                 request_serializer=modelmora_dot_proto_dot_inference__pb2.CompareRequest.SerializeToString,
                 response_deserializer=modelmora_dot_proto_dot_inference__pb2.CompareResponse.FromString,
                 _registered_method=True)
+        self.UploadImages = channel.stream_stream(
+                '/modelmora.v1.ModelInference/UploadImages',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.UploadImagesRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.UploadImagesResponse.FromString,
+                _registered_method=True)
+        self.Search = channel.unary_unary(
+                '/modelmora.v1.ModelInference/Search',
+                request_serializer=modelmora_dot_proto_dot_inference__pb2.SearchRequest.SerializeToString,
+                response_deserializer=modelmora_dot_proto_dot_inference__pb2.SearchResponse.FromString,
+                _registered_method=True)
 
 
 class ModelInferenceServicer(object):
@@ -125,6 +135,20 @@ class ModelInferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadImages(self, request_iterator, context):
+        """Pictures that are kept and indexed, any number of them; each one's outcome once it is known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Search(self, request, context):
+        """Kept pictures that are like a text, a picture, a kept one, a vector, or several of them with weights.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelInferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +186,16 @@ def add_ModelInferenceServicer_to_server(servicer, server):
                     servicer.Compare,
                     request_deserializer=modelmora_dot_proto_dot_inference__pb2.CompareRequest.FromString,
                     response_serializer=modelmora_dot_proto_dot_inference__pb2.CompareResponse.SerializeToString,
+            ),
+            'UploadImages': grpc.stream_stream_rpc_method_handler(
+                    servicer.UploadImages,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.UploadImagesRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.UploadImagesResponse.SerializeToString,
+            ),
+            'Search': grpc.unary_unary_rpc_method_handler(
+                    servicer.Search,
+                    request_deserializer=modelmora_dot_proto_dot_inference__pb2.SearchRequest.FromString,
+                    response_serializer=modelmora_dot_proto_dot_inference__pb2.SearchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +388,60 @@ class ModelInference(object):
             '/modelmora.v1.ModelInference/Compare',
             modelmora_dot_proto_dot_inference__pb2.CompareRequest.SerializeToString,
             modelmora_dot_proto_dot_inference__pb2.CompareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadImages(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/modelmora.v1.ModelInference/UploadImages',
+            modelmora_dot_proto_dot_inference__pb2.UploadImagesRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.UploadImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Search(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmora.v1.ModelInference/Search',
+            modelmora_dot_proto_dot_inference__pb2.SearchRequest.SerializeToString,
+            modelmora_dot_proto_dot_inference__pb2.SearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,18 @@ class ModelInferenceStub:
     ]
     """The same items through several embedding models side by side."""
 
+    UploadImages: grpc.StreamStreamMultiCallable[
+        modelmora.proto.inference_pb2.UploadImagesRequest,
+        modelmora.proto.inference_pb2.UploadImagesResponse,
+    ]
+    """Pictures that are kept and indexed, any number of them; each one's outcome once it is known."""
+
+    Search: grpc.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.SearchRequest,
+        modelmora.proto.inference_pb2.SearchResponse,
+    ]
+    """Kept pictures that are like a text, a picture, a kept one, a vector, or several of them with weights."""
+
 class ModelInferenceAsyncStub:
     """Inference. The deadline is gRPC's own; `x-modelmora-priority` metadata is `interactive` or `bulk`."""
 
@@ -107,6 +119,18 @@ class ModelInferenceAsyncStub:
         modelmora.proto.inference_pb2.CompareResponse,
     ]
     """The same items through several embedding models side by side."""
+
+    UploadImages: grpc.aio.StreamStreamMultiCallable[
+        modelmora.proto.inference_pb2.UploadImagesRequest,
+        modelmora.proto.inference_pb2.UploadImagesResponse,
+    ]
+    """Pictures that are kept and indexed, any number of them; each one's outcome once it is known."""
+
+    Search: grpc.aio.UnaryUnaryMultiCallable[
+        modelmora.proto.inference_pb2.SearchRequest,
+        modelmora.proto.inference_pb2.SearchResponse,
+    ]
+    """Kept pictures that are like a text, a picture, a kept one, a vector, or several of them with weights."""
 
 class ModelInferenceServicer(metaclass=abc.ABCMeta):
     """Inference. The deadline is gRPC's own; `x-modelmora-priority` metadata is `interactive` or `bulk`."""
@@ -166,5 +190,21 @@ class ModelInferenceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[modelmora.proto.inference_pb2.CompareResponse, collections.abc.Awaitable[modelmora.proto.inference_pb2.CompareResponse]]:
         """The same items through several embedding models side by side."""
+
+    @abc.abstractmethod
+    def UploadImages(
+        self,
+        request_iterator: _MaybeAsyncIterator[modelmora.proto.inference_pb2.UploadImagesRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[modelmora.proto.inference_pb2.UploadImagesResponse], collections.abc.AsyncIterator[modelmora.proto.inference_pb2.UploadImagesResponse]]:
+        """Pictures that are kept and indexed, any number of them; each one's outcome once it is known."""
+
+    @abc.abstractmethod
+    def Search(
+        self,
+        request: modelmora.proto.inference_pb2.SearchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelmora.proto.inference_pb2.SearchResponse, collections.abc.Awaitable[modelmora.proto.inference_pb2.SearchResponse]]:
+        """Kept pictures that are like a text, a picture, a kept one, a vector, or several of them with weights."""
 
 def add_ModelInferenceServicer_to_server(servicer: ModelInferenceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""The promise of `Indexes`, kept by every database: of a model at most one index is searched, and never none by chance."""
+"""The promise of `Indexes`, kept by every database: of a model one index is searched, and never none by chance."""
 
 from __future__ import annotations
 

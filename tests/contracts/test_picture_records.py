@@ -64,7 +64,7 @@ async def test_a_transaction_that_fails_keeps_neither_record_nor_event(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("torn")
 
-    monkeypatch.setattr("adapters.database.registering.ways_of", broken)
+    monkeypatch.setattr("adapters.database.registering.write_ways", broken)
     with pytest.raises(RuntimeError, match="torn"):
         await database.pictures.register([coming("a", announce="/here")])
     monkeypatch.undo()

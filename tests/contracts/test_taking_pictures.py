@@ -254,14 +254,16 @@ async def test_what_was_removed_meanwhile_tells_nothing(database: Database) -> N
 
 async def test_a_verdict_may_hold_any_text(database: Database) -> None:
     await register(database, coming("a"))
-    await database.pictures.finish([step("a", "rejected", code="internal", detail="no \0 picture \ud83d" + "x" * 10**6)])
+    await database.pictures.finish(
+        [step("a", "rejected", code="internal", detail="no \0 picture \ud83d" + "x" * 10**6)]
+    )
     (letter,) = (await database.dead_letters.find()).items
     assert letter.detail.startswith("no \ufffd picture \ufffd")
     assert len(letter.detail) < 10_000
 
 
 async def test_chunks_that_overlap_make_each_picture_once_whoever_is_faster(database_url: str) -> None:
-    """Those who bring, finish and remove the same pictures at once, in other orders, wait for each other; none fails."""
+    """Who brings, finishes and removes the same pictures at once, in another order, waits; nobody fails."""
     both = [await Database.open(database_url) for _ in range(2)]
     names = [str(number) for number in range(12)]
 

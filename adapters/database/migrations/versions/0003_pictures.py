@@ -115,13 +115,15 @@ def _create_events() -> None:
         _tenant(),
         _text("topic"),
         sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.Column("lane", sa.BigInteger, nullable=False, comment="a digest of topic and key, which may be long"),
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.Column("headers", sa.Text, nullable=False, comment=PAIRS),
-        sa.Column("picture_id", sa.Text, nullable=True),
+        sa.Column("picture_id", SORTED, nullable=True),
         sa.Column("not_before", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("number", name="pk_outbox"),
+        sqlite_autoincrement=True,
     )
-    op.create_index("ix_outbox_key", "outbox", ["topic", "key", "number"])
+    op.create_index("ix_outbox_lane", "outbox", ["lane", "number"])
     op.create_index("ix_outbox_picture", "outbox", ["tenant", "picture_id"])
     op.create_table(
         "inbox",
@@ -140,8 +142,8 @@ def _create_events() -> None:
         sa.Column("key", sa.LargeBinary, nullable=False),
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.Column("headers", sa.Text, nullable=False, comment=PAIRS),
-        _text("picture_id"),
-        _text("space"),
+        sa.Column("picture_id", SORTED, nullable=False),
+        sa.Column("space", SORTED, nullable=False),
         _text("code"),
         _text("detail"),
         _text("stage"),

@@ -1,0 +1,1 @@
+"""What carries events: memory within one process, Kafka between them, or nothing."""

@@ -1,0 +1,79 @@
+"""Looks after pictures that nobody works on: waits that are over, ways that got stuck, pictures whose time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from modelmora.errors import ModelMoraError
+from modelmora.ports import DeadLetters, Leases, PictureRecords
+from modelmora.telemetry import DEAD_LETTERS, WAYS
+from modelmora.usecases.pictures.remove import Remove
+
+log = structlog.get_logger(__name__)
+
+LEASE = "sweep"
+TTL_S = 10.0
+PERIOD_S = 1.0
+PAGE = 200
+STATES = ("received", "working", "indexed", "retry_wait", "rejected", "dead", "superseded", "tombstoned")
+
+
+class Sweep:
+    """One at a time, whoever has the lease."""
+
+    def __init__(
+        self,
+        records: PictureRecords,
+        letters: DeadLetters,
+        remove: Remove,
+        leases: Leases,
+        *,
+        holder: str,
+        source: str,
+        stuck_s: float,
+        tries: int,
+        nudge: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._records = records
+        self._letters = letters
+        self._remove = remove
+        self._leases = leases
+        self._holder = holder
+        self._source = source
+        self._stuck_s = stuck_s
+        self._tries = tries
+        self._nudge = nudge
+        self._failing = False
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                await self.turn()
+                self._failing = False
+            except ModelMoraError as error:
+                if not self._failing:
+                    log.warning("sweep_failed", code=error.code, why=error.detail)
+                self._failing = True
+            await asyncio.sleep(PERIOD_S)
+
+    async def turn(self) -> int:
+        """How many pictures were announced again. Raises DependencyUnavailable."""
+        if await self._leases.acquire(LEASE, self._holder, ttl_s=TTL_S) is None:
+            return 0
+        announced = await self._records.announce_again(
+            stuck_s=self._stuck_s, tries=self._tries, limit=PAGE, source=self._source
+        )
+        if announced:
+            log.info("announced_again", pictures=announced)
+            self._nudge()
+        while await self._remove.expired():
+            await self._leases.acquire(LEASE, self._holder, ttl_s=TTL_S)
+        states = await self._records.lag()
+        for state in STATES:
+            WAYS.labels(state).set(states.get(state, 0))
+        DEAD_LETTERS.set(await self._letters.count())
+        return announced
