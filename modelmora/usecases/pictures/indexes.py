@@ -9,10 +9,9 @@ from datetime import datetime
 
 import structlog
 
-from modelmora.domain.catalogue import Look
 from modelmora.domain.models import ModelRef, ModelSpec
 from modelmora.domain.pictures.picture import checked_collection
-from modelmora.domain.pictures.spaces import Index, IndexSettings, IndexState, Space
+from modelmora.domain.pictures.spaces import Index, IndexState, Space
 from modelmora.errors import ModelNotFound, ValidationFailed, WrongState
 from modelmora.ports import Describer, Indexes, PictureRecords, Vectors
 from modelmora.usecases.embed import Embed
@@ -40,7 +39,6 @@ class IndexBook:
         records: PictureRecords,
         embed: Embed,
         describer: Describer,
-        look: Look,
         clock: Callable[[], datetime],
     ) -> None:
         self.begun = asyncio.Event()
@@ -51,7 +49,6 @@ class IndexBook:
         self._records = records
         self._embed = embed
         self._describer = describer
-        self._look = look
         self._clock = clock
 
     async def all(self, *, collection: str | None = None) -> tuple[Index, ...]:
@@ -85,7 +82,7 @@ class IndexBook:
         else:
             index = await self._again(index, switch=switch)
         log.info("reindex_begun", space=space.key, collection=collection, state=index.state)
-        self._spaces.forget()
+        await self._spaces.refreshed(collection, space.model)
         self.begun.set()
         return index
 
@@ -105,7 +102,7 @@ class IndexBook:
         """The row first, which searches read; then the alias, for those who look at the store themselves. What was
         brought while it was not filled, or is brought by who has not heard of it yet, is put in afterwards."""
         await self._indexes.switch(index.space)
-        self._spaces.forget()
+        await self._spaces.refreshed(index.space.collection, index.space.model)
         await self._vectors.switch(index.space.alias, index.space.name)
         live = replace(index, state="live", cursor=AT_END, why="", changed_at=self._clock())
         await self._indexes.change(live, from_={"live"})
@@ -125,7 +122,7 @@ class IndexBook:
         """Nobody writes to it once its state says so; then its vectors go, then its row."""
         gone = replace(index, state="dropped", changed_at=self._clock())
         if await self._indexes.change(gone, from_={index.state, "dropped"}):
-            self._spaces.forget()
+            await self._spaces.refreshed(index.space.collection, index.space.model)
             await self._vectors.drop(index.space.name)
             await self._indexes.remove(index.space)
             log.info("index_dropped", space=index.space.key, collection=index.space.collection)
@@ -133,7 +130,7 @@ class IndexBook:
     async def _made(self, space: Space, spec: ModelSpec, *, switch: bool, deadline: float) -> Index:
         """The store's part first: who reads the row writes there."""
         description = await self._describer.describe(spec, deadline=deadline)
-        settings = spec.index or IndexSettings()
+        settings = self._spaces.settings_of(space)
         await self._vectors.create(space.name, dimension=description.dimension, settings=settings)
         now = self._clock()
         index = Index(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
 import structlog
 
+from modelmora.domain.events.envelope import Event
 from modelmora.domain.events.images import EmbeddingGenerated, failed, generated
 from modelmora.domain.inference import Call, Content, Embedded, Image
 from modelmora.domain.models import ModelSpec
@@ -18,7 +19,7 @@ from modelmora.domain.pictures.picture import Picture
 from modelmora.domain.pictures.search import Point, Provenance
 from modelmora.domain.pictures.spaces import Space
 from modelmora.domain.pictures.way import RetryRule, Stage, Step, Verdict, Way
-from modelmora.errors import DeadlineExceeded, ModelMoraError, unexpected
+from modelmora.errors import DeadlineExceeded, ModelMoraError, WrongState, unexpected
 from modelmora.ports import PictureRecords, Vectors
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.pictures.deadlines import before
@@ -77,14 +78,18 @@ class Indexing:
         A failure that may pass makes a way wait and lets its announcement go, so that the line of events takes it from
         here. Raises what keeping the verdicts raises: then the ways stay `working`, until their announcement is due.
         """
+        steps = await self.steps(going, call=call)
+        await self._records.finish(steps)
+        return {(step.picture_id, step.space): step.verdict for step in steps}
+
+    async def steps(self, going: Sequence[Going], *, call: Call) -> list[Step]:
+        """As above, with the verdicts for the caller to keep."""
         by_space: dict[str, list[Going]] = {}
         for one in going:
             for way in one.ways:
                 by_space.setdefault(way.space, []).append(one)
         ended = await asyncio.gather(*(self._into(space, some, call) for space, some in by_space.items()))
-        steps = [step for some in ended for step in some]
-        await self._records.finish(steps)
-        return {(step.picture_id, step.space): step.verdict for step in steps}
+        return [step for some in ended for step in some]
 
     async def _into(self, key: str, going: Sequence[Going], call: Call) -> list[Step]:
         """All of them into one space; whatever fails is a verdict."""
@@ -99,7 +104,7 @@ class Indexing:
             if not isinstance(cause, ModelMoraError):
                 log.exception("indexing_failed", space=key, request_id=call.request_id)
             error = cause if isinstance(cause, ModelMoraError) else unexpected()
-            return [self._put_off(one, key, error, stage) for one in going]
+            return [self._failed(one, key, error, stage) for one in going]
         pairs = zip(going, answer.outcomes, strict=True)
         return [self._step(one, answer.model, outcome) for one, outcome in pairs]
 
@@ -110,6 +115,8 @@ class Indexing:
             by_collection.setdefault(one.picture.collection, []).append(self._point(one.picture, model, embedded))
         for collection, points in by_collection.items():
             space = Space(model=model.name, version=model.version, collection=collection)
+            if space not in await self._spaces.of(collection):  # it was let go of meanwhile, and is not made again
+                raise WrongState(f"the collection {collection} is not indexed by {space.key} any more", field="space")
             await self._spaces.ensure(space, made[0][1].vector.dimension)
             await self._vectors.upsert(space.name, points)
 
@@ -134,7 +141,7 @@ class Indexing:
     def _step(self, one: Going, model: ModelSpec, outcome: Outcome[Embedded]) -> Step:
         """Of a picture that was embedded, or could not be."""
         if isinstance(outcome, Failed):
-            return self._failed(one, model.key, outcome.error)
+            return self._failed(one, model.key, outcome.error, "embedding" if isinstance(one.data, Ok) else "fetching")
         picture = one.picture
         space = Space(model=model.name, version=model.version, collection=picture.collection)
         told = EmbeddingGenerated(
@@ -155,37 +162,23 @@ class Indexing:
         verdict = Verdict(state="indexed")
         return Step(picture_id=picture.id, space=model.key, seq=picture.seq, verdict=verdict, event=event)
 
-    def _failed(self, one: Going, key: str, error: ModelMoraError) -> Step:
-        """Of one whose own outcome was a failure."""
-        attempts = _way(one, key).attempts + 1
-        stage: Stage = "fetching" if isinstance(one.data, Failed) else "embedding"
+    def _failed(self, one: Going, key: str, error: ModelMoraError, stage: Stage) -> Step:
+        """What is late is due at once; else waits grow with the tries, until they are used up."""
+        way = next(way for way in one.ways if way.space == key)
+        attempts = way.attempts + 1
         verdict = self._rule.after(error, attempts=attempts, stage=stage, draw=self._draw)
+        event = None
         if verdict.state == "retry_wait":
-            return self._put_off(one, key, error, stage)
-        teller = self._teller
-        event = failed(
-            one.picture,
-            key,
-            verdict,
-            attempts=attempts,
-            source=teller.source,
-            id_=teller.new_id(),
-            time=teller.clock(),
-            topic=teller.topic,
-        )
+            verdict = replace(verdict, delay_s=0.0) if isinstance(error, DeadlineExceeded) else verdict
+        else:
+            event = self._told(one.picture, key, verdict, attempts)
         return Step(picture_id=one.picture.id, space=key, seq=one.picture.seq, verdict=verdict, event=event)
 
-    def _put_off(self, one: Going, key: str, error: ModelMoraError, stage: Stage) -> Step:
-        """It was no fault of the picture's. What was only late is due at once."""
-        late = isinstance(error, DeadlineExceeded)
-        delay = 0.0 if late else max(error.retry_after_s or 0.0, self._rule.base_s * self._draw())
-        verdict = Verdict(state="retry_wait", delay_s=delay, stage=stage, code=error.code, detail=error.detail)
-        return Step(picture_id=one.picture.id, space=key, seq=one.picture.seq, verdict=verdict)
+    def _told(self, picture: Picture, key: str, verdict: Verdict, attempts: int) -> Event:
+        teller = self._teller
+        told = {"source": teller.source, "id_": teller.new_id(), "topic": teller.topic}
+        return failed(picture, key, verdict, attempts=attempts, time=teller.clock(), **told)
 
 
 def _content(one: Going) -> Outcome[Content]:
     return Ok(Image(one.data.value)) if isinstance(one.data, Ok) else one.data
-
-
-def _way(one: Going, key: str) -> Way:
-    return next(way for way in one.ways if way.space == key)

@@ -16,7 +16,7 @@ from modelmora.domain.events.envelope import Event
 from modelmora.domain.events.images import picture_of, removed_data
 from modelmora.domain.events.types import IMAGE_REGISTERED, IMAGE_REMOVED, TYPES
 from modelmora.domain.inference import Call
-from modelmora.domain.outcome import Failed, Outcome
+from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.pictures.picture import Picture
 from modelmora.domain.pictures.way import Step, Way
 from modelmora.errors import DependencyUnavailable, InputError, ModelMoraError, ValidationFailed, unexpected
@@ -263,24 +263,17 @@ class Ingest:
 
     async def _steps(self, registered: Sequence[_Coming], deadline: float, *, last: bool) -> list[Step]:
         """What becomes of every way of the chunk. Raises Outage."""
-        steps = [
-            self._indexing.failed(one.picture, way, one.failure, "fetching")
-            for one in registered
-            if one.failure is not None
-            for way in one.ways
-        ]
-        going = [
-            Going(picture=one.picture, data=one.data, ways=one.ways)
-            for one in registered
-            if one.failure is None and one.data is not None and one.ways
-        ]
+        going = [Going(picture=one.picture, data=_data(one), ways=one.ways) for one in registered if one.ways]
         if not going:
-            return steps
+            return []
         call = Call(request_id=new_id(), deadline=deadline, priority="bulk")
-        made = await self._indexing.steps(going, call=call)
-        put_off = [
-            step for step in made if step.verdict.state in ("retry_wait", "dead") and step.verdict.code in OUTAGES
-        ]
-        if len(put_off) == len(made) and not last:
-            raise Outage(f"nothing can be indexed: {put_off[0].verdict.detail}", retry_after_s=1.0)
-        return steps + made
+        steps = await self._indexing.steps(going, call=call)
+        if not last and all(step.verdict.code in OUTAGES for step in steps):
+            raise Outage(f"nothing can be indexed: {steps[0].verdict.detail}", retry_after_s=1.0)
+        return steps
+
+
+def _data(one: _Coming) -> Outcome[bytes]:
+    if one.failure is not None:
+        return Failed(one.failure)
+    return Ok(one.data or b"")

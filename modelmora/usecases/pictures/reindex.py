@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,26 +10,23 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from modelmora.domain.inference import Call
-from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.domain.pictures.picture import Picture
 from modelmora.domain.pictures.search import Question
-from modelmora.domain.pictures.spaces import Index
-from modelmora.domain.pictures.way import ENDED, Way
+from modelmora.domain.pictures.spaces import Index, IndexState
+from modelmora.domain.pictures.way import Way
 from modelmora.domain.registry.pages import Paging
-from modelmora.errors import DependencyUnavailable, ModelMoraError, NotFound
-from modelmora.ids import new_id
-from modelmora.ports import Indexes, Leases, PictureFiles, PictureQuery, PictureRecords, Registration, Vectors
+from modelmora.errors import ModelMoraError, NotFound
+from modelmora.ports import Indexes, Leases, PictureQuery, PictureRecords, Vectors
 from modelmora.usecases.admission import Limits
 from modelmora.usecases.embed import Embed
+from modelmora.usecases.pictures.filling import Filling, ended
 from modelmora.usecases.pictures.indexes import AT_END, SWITCHES, IndexBook
-from modelmora.usecases.pictures.indexing import Going, Indexing, Verdicts
+from modelmora.usecases.pictures.indexing import Verdicts
 
 log = structlog.get_logger(__name__)
 
 LEASE, LEASE_S, PERIOD_S = "reindex", 30.0, 1.0
-PAGE, FETCHING = 32, 8
-"""Pictures that are looked through together, and fetched at once."""
+PAGE = 32
+"""Pictures that are looked through together."""
 SETTLE = timedelta(seconds=3)
 """After so long every process knows of an index, and brings new pictures into it."""
 KEEP = timedelta(hours=1)
@@ -45,28 +41,25 @@ class Reindex:
     def __init__(
         self,
         book: IndexBook,
-        indexing: Indexing,
+        filling: Filling,
         embed: Embed,
         *,
         indexes: Indexes,
         vectors: Vectors,
         records: PictureRecords,
-        files: PictureFiles,
         leases: Leases,
         holder: str,
         limits: Limits,
         clock: Callable[[], datetime],
     ) -> None:
         self._book = book
-        self._indexing = indexing
+        self._filling = filling
         self._embed = embed
         self._indexes = indexes
         self._vectors = vectors
         self._records = records
-        self._files = files
         self._leases = leases
         self._holder = holder
-        self._limits = limits
         self._page = min(PAGE, limits.items)
         self._clock = clock
         self._aliases_seen = False
@@ -122,7 +115,7 @@ class Reindex:
             return await self._close(index)
         paging = Paging(limit=self._page, cursor=index.cursor or None)
         page = await self._records.find(PictureQuery(collection=index.space.collection, page=paging))
-        verdicts = await self._bring(index, await self._lacking(index, page.items))
+        verdicts = await self._filling.bring(index, await self._filling.lacking(index, page.items))
         broken = _broken(verdicts)
         if broken is not None:
             return await self._given_up(index, broken)
@@ -140,25 +133,24 @@ class Reindex:
         while page := await self._records.missing(
             index.space.key, collection=index.space.collection, after=after, limit=self._page
         ):
-            ways = await self._ways(index, page)
-            failed += sum(1 for one in page if _ended(ways.get(one.id)))
+            ways = await self._filling.ways(index, page)
             new = [one for one in page if one.id not in ways or _due(ways[one.id], self._clock())]
-            brought = bool(await self._bring(index, new)) or brought
-            under_way = [one for one in page if one.id in ways and not _ended(ways[one.id])]
-            waiting += sum(1 for one in under_way if one.created_at <= index.created_at)
+            brought = bool(await self._filling.bring(index, new)) or brought
+            older = [ways[one.id] for one in page if one.id in ways and one.created_at <= index.created_at]
+            waiting += sum(1 for way in older if not ended(way))
+            failed += sum(1 for one in page if ended(ways.get(one.id)))
             after = page[-1].id
-        settled = (
-            self._clock() - index.changed_at >= SETTLE
-            if index.state == "live"
-            else (self._clock() - index.created_at >= SETTLE)
-        )
-        if brought or not settled or (waiting and index.state == "building"):
-            await self._reached(index, cursor=AT_END, failed=failed, touched=False)
+        if brought or not self._settled(index) or (waiting and index.state == "building"):
             return brought
         if index.state == "live":
             await self._reached(index, cursor=None, failed=failed)
             return False
-        return await self._changed(replace(index, failed=failed), state="verifying")
+        return await self._reached(replace(index, state="verifying"), cursor=AT_END, failed=failed, from_="building")
+
+    def _settled(self, index: Index) -> bool:
+        """Whether every process has heard of it, or of its being searched."""
+        since = index.changed_at if index.state == "live" else index.created_at
+        return self._clock() - since >= SETTLE
 
     async def _verify(self, index: Index) -> bool:
         """How alike it is to what it follows: the same questions to both."""
@@ -170,7 +162,7 @@ class Reindex:
         ]
         agreement = await self._agreement(lives[0], index) if lives else None
         log.info("index_compared", space=space.key, collection=space.collection, agreement=agreement)
-        return await self._changed(replace(index, agreement=agreement), state="ready")
+        return await self._indexes.change(replace(index, agreement=agreement, state="ready"), from_={"verifying"})
 
     async def _agreement(self, old: Index, new: Index) -> float | None:
         """The mean overlap of the nearest of pictures that both have, each by its own vector; None where none is."""
@@ -189,62 +181,10 @@ class Reindex:
         hits = await self._vectors.search(name, Question(vector=vector, limit=NEIGHBOURS, exclude=(id_,)))
         return frozenset(hit.id for hit in hits)
 
-    async def _lacking(self, index: Index, pictures: Sequence[Picture]) -> list[Picture]:
-        """Those that are not in the store, whatever the records say, or that the records say are not indexed."""
-        if not pictures:
-            return []
-        ids = [picture.id for picture in pictures]
-        there, ways = await self._vectors.vectors(index.space.name, ids), await self._ways(index, pictures)
-        return [one for one in pictures if one.id not in there or not _indexed(ways.get(one.id), one)]
-
-    async def _bring(self, index: Index, pictures: Sequence[Picture]) -> Verdicts:
-        """Their bytes, their ways, their vectors; raises where the object store is away."""
-        if not pictures:
-            return {}
-        ways = await self._ways(index, pictures)
-        wanted = [one for one in pictures if not _ended(ways.get(one.id)) or _indexed(ways.get(one.id), one)]
-        data = await self._fetched(wanted)
-        key = index.space.key
-        registered = await self._records.register(
-            [Registration(picture=one, spaces=(key,), announce=None, claim=True) for one in wanted]
-        )
-        going = []
-        for content, outcome in zip(data, registered, strict=True):
-            if isinstance(outcome, Failed) or outcome.value.picture.deleted_at is not None:
-                continue
-            picture = outcome.value.picture
-            to_go = outcome.value.ways
-            if not to_go and _indexed(ways.get(picture.id), picture):  # its vector was lost, not its record
-                to_go = (replace(ways[picture.id], state="working"),)
-            if to_go:
-                going.append(Going(picture=picture, data=content, ways=to_go))
-        if not going:
-            return {}
-        deadline = time.monotonic() + self._limits.timeout_ms / 1e3
-        call = Call(request_id=new_id(), deadline=deadline, priority="bulk")
-        return await self._indexing(going, call=call)
-
-    async def _fetched(self, pictures: Sequence[Picture]) -> list[Outcome[bytes]]:
-        room = asyncio.Semaphore(FETCHING)
-
-        async def one(picture: Picture) -> Outcome[bytes]:
-            async with room:
-                try:
-                    return Ok(await self._files.get(picture.object, max_bytes=self._limits.image_bytes))
-                except DependencyUnavailable:
-                    raise
-                except ModelMoraError as error:
-                    return Failed(error)
-
-        return list(await asyncio.gather(*map(one, pictures)))
-
-    async def _ways(self, index: Index, pictures: Sequence[Picture]) -> dict[str, Way]:
-        """Their ways into this one."""
-        found = await self._records.ways([one.id for one in pictures])
-        return {id_: way for id_, ways in found.items() for way in ways if way.space == index.space.key}
-
-    async def _reached(self, index: Index, *, cursor: str | None, failed: int | None = None) -> bool:
-        """Writes down how far it is; whether it is still there."""
+    async def _reached(
+        self, index: Index, *, cursor: str | None, failed: int | None = None, from_: IndexState | None = None
+    ) -> bool:
+        """Writes down how far it is; whether it is still there, in the same state or in `from_`."""
         now = replace(
             index,
             cursor=cursor,
@@ -252,10 +192,7 @@ class Reindex:
             done=await self._vectors.count(index.space.name),
             failed=index.failed if failed is None else failed,
         )
-        return await self._indexes.change(now, from_={index.state})
-
-    async def _changed(self, index: Index, *, state: str) -> bool:
-        return await self._indexes.change(replace(index, state=state), from_={index.state})  # type: ignore[arg-type] # one of them
+        return await self._indexes.change(now, from_={from_ or index.state})
 
     async def _given_up(self, index: Index, why: str) -> bool:
         """A live one stays what it is, and is not gone through any further."""
@@ -280,14 +217,6 @@ def _broken(verdicts: Verdicts) -> str | None:
     told = list(verdicts.values())
     lasting = told and all(verdict.code == "model_load_failed" for verdict in told)
     return told[0].detail if lasting else None
-
-
-def _indexed(way: Way | None, picture: Picture) -> bool:
-    return way is not None and way.state == "indexed" and way.seq == picture.seq
-
-
-def _ended(way: Way | None) -> bool:
-    return way is not None and way.state in ENDED
 
 
 def _due(way: Way, now: datetime) -> bool:

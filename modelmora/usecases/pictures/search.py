@@ -88,17 +88,12 @@ class Search:
 
     async def _index(self, model: ModelSpec, query: SearchQuery) -> Index | None:
         """The model's live index, or that of the version which the request names; None where there is none yet."""
-        if query.model is None or ModelRef.parse(query.model).version is None:
-            live = await self._spaces.index_of(query.collection, model.name)
-            if live is not None:
-                return live
-        versioned = query.model is not None and "@" in query.model
-        for index in await self._indexes.all(collection=query.collection):  # another process may just have made it
-            if index.space.model != model.name:
-                continue
-            if index.state == "live" if not versioned else index.space.version == model.version:
-                return index if index.state in WHOLE else None
-        return None
+        if query.model is not None and ModelRef.parse(query.model).version is not None:
+            whole = await self._indexes.all(collection=query.collection)
+            named = (one for one in whole if one.space.key == model.key and one.state in WHOLE)
+            return next(named, None)
+        live = await self._spaces.index_of(query.collection, model.name)
+        return live or await self._spaces.refreshed(query.collection, model.name)  # another process may have made it
 
     async def _vector(self, index: Index, query: SearchQuery, call: Call) -> bytes:
         """The one vector of the question."""

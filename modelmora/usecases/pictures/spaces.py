@@ -94,6 +94,11 @@ class Spaces:
         self._made.add(space.name)
         log.info("index_ensured", index=space.name, dimension=dimension)
 
+    def forget(self) -> None:
+        """Something was changed here: what is remembered is asked anew."""
+        self._known.clear()
+        self._made.clear()
+
     async def refreshed(self, collection: str, model: str) -> Index | None:
         """`index_of` as it is this moment."""
         self._known.pop(collection, None)
