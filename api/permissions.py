@@ -14,6 +14,8 @@ RPC_PERMISSIONS: dict[str, Permission] = {
     "/modelmora.v1.ModelInference/Classify": "infer",
     "/modelmora.v1.ModelInference/Predict": "infer",
     "/modelmora.v1.ModelInference/Compare": "infer",
+    "/modelmora.v1.ModelInference/UploadImages": "infer",
+    "/modelmora.v1.ModelInference/Search": "infer",
     "/modelmora.v1.ModelManagement/ListModels": "read",
     "/modelmora.v1.ModelManagement/GetModel": "read",
     "/modelmora.v1.ModelManagement/LoadModel": "operate",

@@ -19,7 +19,15 @@ from modelmora.domain.pictures.picture import Picture
 from modelmora.domain.pictures.search import Point, Provenance
 from modelmora.domain.pictures.spaces import Space
 from modelmora.domain.pictures.way import RetryRule, Stage, Step, Verdict, Way
-from modelmora.errors import DeadlineExceeded, ModelMoraError, WrongState, unexpected
+from modelmora.errors import (
+    DeadlineExceeded,
+    InputError,
+    InternalError,
+    ModelMoraError,
+    NotFound,
+    WrongState,
+    unexpected,
+)
 from modelmora.ports import PictureRecords, Vectors
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.pictures.deadlines import before
@@ -104,7 +112,10 @@ class Indexing:
             if not isinstance(cause, ModelMoraError):
                 log.exception("indexing_failed", space=key, request_id=call.request_id)
             error = cause if isinstance(cause, ModelMoraError) else unexpected()
-            return [self._failed(one, key, error, stage) for one in going]
+            if len(going) > 1 and isinstance(error, InputError | InternalError):  # one of them spoils it for the others
+                half = len(going) // 2
+                return [*await self._into(key, going[:half], call), *await self._into(key, going[half:], call)]
+            return [self._failed(one, key, _of_all(error), stage) for one in going]
         pairs = zip(going, answer.outcomes, strict=True)
         return [self._step(one, answer.model, outcome) for one, outcome in pairs]
 
@@ -178,6 +189,11 @@ class Indexing:
         teller = self._teller
         told = {"source": teller.source, "id_": teller.new_id(), "topic": teller.topic}
         return failed(picture, key, verdict, attempts=attempts, time=teller.clock(), **told)
+
+
+def _of_all(error: ModelMoraError) -> ModelMoraError:
+    """What befell a whole call: that a version is gone is no picture's fault, and none is refused for it."""
+    return WrongState(error.detail) if isinstance(error, NotFound) else error
 
 
 def _content(one: Going) -> Outcome[Content]:
