@@ -23,6 +23,7 @@ from modelmora.settings import Settings
 from modelmora.telemetry import count_inference
 from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
+from modelmora.usecases.cached import CachedEmbedder
 from modelmora.usecases.classify import Classify
 from modelmora.usecases.compare import Compare
 from modelmora.usecases.decoding import Decoding
@@ -40,13 +41,16 @@ from runners.handle import RunnerHandle
 from runners.hop.errands import Errands, HandleSettings
 from runners.hop.fleet import Fleet
 from runners.inference import RunnerInference
+from runners.looks import Looks
 from runners.predicting import RunnerPredictor
 from runners.segmenting import RunnerSegmenter
 from wiring import artifacts_of, objects_of
 from wiring.footprints import FootprintMemory
+from wiring.gallery import Stores, gallery_of
 from wiring.pictures import open_pictures
 from wiring.registry import follow_registry, registry_of
 from wiring.runner import runner_host
+from wiring.stores import open_cache, open_events, open_files, open_vectors
 
 log = structlog.get_logger(__name__)
 
@@ -143,8 +147,14 @@ class ApiWorker:
     async def _build(self, stack: contextlib.AsyncExitStack) -> Application:
         settings = self.settings
         settings.make_data_dir()
-        database = await Database.open(settings.database.url)
+        database = await Database.open(settings.database.url, images_topic=settings.events.images_topic)
         stack.push_async_callback(database.close)
+        stores = Stores(
+            database=database,
+            files=await open_files(settings, stack),
+            vectors=await open_vectors(settings, stack),
+            events=open_events(settings, stack),
+        )
         roster = await follow_registry(database, self.catalogue)
         footprints = FootprintMemory(database.footprints, database.leases, roster)
         handle, errands = await self._runners(stack, footprints)
@@ -152,12 +162,28 @@ class ApiWorker:
         inference = RunnerInference(errands)
         traffic, limits = CurrentVersions(roster), limits_of(settings)
         models = Models(roster, traffic, handle, database.desired, artifacts_of(settings))
-        health = Health(handle, models, checks={"database": database.ping})
+        cache = open_cache(settings, stack)
+        health = Health(handle, models, checks={**stores.checks(), "cache": cache.ping})
         reconciler = Reconciler(roster, database.desired, handle, declared=self.catalogue.models)
         for work in (reconciler.run(), footprints.keep(handle.workers), roster.follow(), registry.validation.run()):
             _spawn(stack, work)
         admission = Admission(traffic, limits=limits, hooks=[count_inference])
-        embed = Embed(admission, inference, inference, open_pictures(settings, stack), capacity=errands)
+        cached = CachedEmbedder(inference, inference, cache)
+        embed = Embed(admission, cached, inference, open_pictures(settings, stack), capacity=errands)
+        decoding = Decoding(errands)
+        gallery = gallery_of(
+            settings,
+            stack,
+            stores,
+            embed,
+            describer=inference,
+            capacity=errands,
+            looks=Looks(errands, max_pixels=settings.limits.pixels),
+            decoding=decoding,
+            limits=limits,
+            look=roster,
+            spawn=_spawn,
+        )
         return Application(
             embed=embed,
             embed_stream=EmbedStream(embed, limits=limits),
@@ -168,7 +194,8 @@ class ApiWorker:
             compare=Compare(embed, models),
             models=models,
             describe=Describe(models, inference),
-            decoding=Decoding(errands),
+            decoding=decoding,
+            gallery=gallery,
             registry=registry,
             health=health,
             limits=limits,

@@ -35,13 +35,13 @@ class File:
 
 
 async def parts(
-    body: AsyncIterator[bytes], content_type: str, *, max_file_bytes: int
+    body: AsyncIterator[bytes], content_type: str, *, max_file_bytes: int, max_field_bytes: int = FIELD_BYTES
 ) -> AsyncGenerator[Field | File, None]:
     """Each part once it is whole. A file over the limit is read to its end and not kept.
 
     Raises UnsupportedMedia (no form), InvalidInput (no boundary, broken, cut off), LimitExceeded (its fields).
     """
-    reader = _Reader(_boundary(content_type), max_file_bytes)
+    reader = _Reader(_boundary(content_type), max_file_bytes, max_field_bytes)
     async for chunk in body:
         reader.feed(chunk)
         while reader.ready:
@@ -69,10 +69,11 @@ def _boundary(content_type: str) -> bytes:
 class _Reader:
     """The parser's callbacks, and the parts they have made of it."""
 
-    def __init__(self, boundary: bytes, max_file_bytes: int) -> None:
+    def __init__(self, boundary: bytes, max_file_bytes: int, max_field_bytes: int) -> None:
         self.ready: deque[Field | File] = deque()
         self.ended = False
         self._max_file_bytes = max_file_bytes
+        self._max_field_bytes = max_field_bytes
         self._fields = 0
         self._header, self._value = bytearray(), bytearray()
         self._begin_part()
@@ -127,11 +128,11 @@ class _Reader:
 
     def _take(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
-        if self._size <= (FIELD_BYTES if self._filename is None else self._max_file_bytes):
+        if self._size <= (self._max_field_bytes if self._filename is None else self._max_file_bytes):
             self._data.append(data[start:end])
         elif self._filename is None:
             raise LimitExceeded(
-                f"the field {self._name[:40]!r} is too large", field=self._name[:40], expected=f"{FIELD_BYTES} bytes"
+                f"the field {self._name[:40]!r} is too large", field=self._name[:40], expected=f"{self._max_field_bytes} bytes"
             )
         else:
             self._data.clear()

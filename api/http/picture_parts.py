@@ -94,6 +94,44 @@ def picture_bytes(value: Any, name: str) -> bytes:
         raise InvalidInput(f"not base64: {cause}", field=name, found=payload[:24]) from cause
 
 
+def listed_tags(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Tags from fields: each a list in JSON, or several between commas; what they may be is the domain's to say."""
+    tags: list[Any] = []
+    for value in values:
+        text = value.strip() if isinstance(value, str) else ""
+        if text.startswith("["):
+            told = json_of(text, "tags")
+            tags += told if isinstance(told, list) else [told]
+        elif text:
+            tags += [part for part in text.split(",") if part.strip()]
+        elif not isinstance(value, str):
+            tags.append(value)
+    return tuple(tags)
+
+
+def told_flag(value: Any, name: str, *, usual: bool) -> bool:
+    """A boolean, or a field that stands for one; raises ValidationFailed."""
+    told = {"false": False, "0": False, "true": True, "1": True}
+    if value is None or value == "":
+        return usual
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in told:
+        return told[value.lower()]
+    raise ValidationFailed(f"{name} is no boolean", field=name, found=repr(value)[:80], expected="true or false")
+
+
+def told_whole(value: Any, name: str) -> int | None:
+    """A whole number, or a field that stands for one; raises ValidationFailed."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValidationFailed(f"{name} is no whole number", field=name, found=repr(value)[:80], expected="a whole number")
+
+
 def _queries(value: Any) -> tuple[Part, ...]:
     return tuple(part for index, one in enumerate(_listed(value)) for part in _query(one, f"queries.{index}"))
 

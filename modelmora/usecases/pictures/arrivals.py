@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -50,19 +50,33 @@ class Arrival:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What is said of all pictures of an upload; `ttl_s` None: as the server is set up. With `wait` the answer comes
-    once they are indexed, or could not be in time. Raises ValidationFailed."""
+    once they are indexed, or could not be in time. `each` are metadata of pictures by their place, beside those of all.
+
+    Raises ValidationFailed, LimitExceeded.
+    """
 
     collection: str = "default"
+    tags: Sequence[object] = ()
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    each: Sequence[Mapping[str, object]] = ()
     ttl_s: int | None = None
     wait: bool = True
 
     def __post_init__(self) -> None:
         checked_collection(self.collection)
+        Facts.checked(tags=self.tags, metadata=self.metadata)
         if self.ttl_s is not None and not 1 <= self.ttl_s <= LONGEST_TTL_S:
-            expected = f"1 to {LONGEST_TTL_S} seconds"
-            raise ValidationFailed(
-                "not a time to keep pictures", field="ttl_s", found=str(self.ttl_s), expected=expected
-            )
+            found, expected = str(self.ttl_s)[:40], f"1 to {LONGEST_TTL_S} seconds"
+            raise ValidationFailed("not a time to keep pictures", field="ttl_s", found=found, expected=expected)
+
+    def of(self, arrival: Arrival, index: int) -> Arrival:
+        """The picture at that place of the whole upload with what is said of all."""
+        own = self.each[index] if index < len(self.each) else {}
+        return replace(
+            arrival,
+            tags=(*self.tags, *arrival.tags),
+            metadata={**self.metadata, **own, **arrival.metadata},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

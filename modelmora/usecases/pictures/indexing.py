@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -29,7 +29,7 @@ from modelmora.errors import (
     unexpected,
 )
 from modelmora.ports import PictureRecords, Vectors
-from modelmora.usecases.embed import Embed
+from modelmora.usecases.embed import Embeddings
 from modelmora.usecases.pictures.deadlines import before
 from modelmora.usecases.pictures.spaces import Spaces
 
@@ -58,12 +58,18 @@ class Teller:
     clock: Callable[[], datetime]
 
 
+class Embeds(Protocol):
+    """Embeds pictures by the version of that name: the use case here, or an API worker asked from elsewhere."""
+
+    async def __call__(self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call) -> Embeddings: ...
+
+
 class Indexing:
     """Goes the ways of pictures that were registered and claimed."""
 
     def __init__(
         self,
-        embed: Embed,
+        embed: Embeds,
         spaces: Spaces,
         *,
         vectors: Vectors,

@@ -59,7 +59,8 @@ class UploadStream:
                 found, expected = f"more than {most}", f"at most {most}"
                 raise LimitExceeded("too many pictures in one upload", field="files", found=found, expected=expected)
             agreed = agreed or terms()
-            outcomes = await self._kept(window, agreed, call, first=done == 0)
+            told = [agreed.of(arrival, done + place) for place, arrival in enumerate(window)]
+            outcomes = await self._kept(told, agreed, call, first=done == 0)
             yield [Uploaded(done + place, outcome) for place, outcome in enumerate(outcomes)]
             done += len(window)
 

@@ -1,0 +1,204 @@
+"""Kept pictures in one API worker: use cases over the stores, and what runs in the background for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.database import Database
+from adapters.events.memory import MemoryBus
+from modelmora.domain.catalogue import Look
+from modelmora.domain.pictures.way import RetryRule
+from modelmora.ids import new_id
+from modelmora.ports import (
+    Capacity,
+    Describer,
+    PictureFiles,
+    PictureLooks,
+    Publisher,
+    Vectors,
+)
+from modelmora.settings import Settings
+from modelmora.usecases.admission import Limits
+from modelmora.usecases.decoding import Decoding
+from modelmora.usecases.embed import Embed
+from modelmora.usecases.events.relay import Relay
+from modelmora.usecases.pictures.arrivals import Receiving
+from modelmora.usecases.pictures.filling import Filling
+from modelmora.usecases.pictures.gallery import Gallery
+from modelmora.usecases.pictures.indexes import IndexBook
+from modelmora.usecases.pictures.indexing import Embeds, Indexing, Teller
+from modelmora.usecases.pictures.ingest import Ingest, IngestSettings
+from modelmora.usecases.pictures.letters import Letters
+from modelmora.usecases.pictures.pictures import KeptPictures
+from modelmora.usecases.pictures.reindex import Reindex
+from modelmora.usecases.pictures.remove import Remove
+from modelmora.usecases.pictures.search import Search
+from modelmora.usecases.pictures.spaces import Spaces
+from modelmora.usecases.pictures.sweep import Sweep
+from modelmora.usecases.pictures.upload import Upload, UploadSettings
+from modelmora.usecases.pictures.upload_stream import UploadStream
+from subscribers.consumer import Consumer, Pace
+from wiring.registry import now
+
+STOP_S = 5.0
+"""So long may the consumer of an API worker end what it works on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """The stores of kept pictures, opened."""
+
+    database: Database
+    files: PictureFiles
+    vectors: Vectors
+    events: Publisher
+
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """How each says that it is there."""
+        pings = {"objects": self.files.ping, "vectors": self.vectors.ping, "events": self.events.ping}
+        return {"database": self.database.ping, **pings}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """What a consumer needs, be it in an API worker or a process of its own."""
+
+    spaces: Spaces
+    indexing: Indexing
+    remove: Remove
+    ingest: Ingest
+
+
+def source_of() -> str:
+    """In whose name events are made."""
+    return f"/modelmora/{socket.gethostname()}"
+
+
+def core_of(
+    settings: Settings,
+    stores: Stores,
+    embed: Embeds,
+    look: Look,
+    *,
+    looks: PictureLooks | None,
+    nudge: Callable[[], None],
+) -> Core:
+    """Spaces, indexing, removal and the taking in of events."""
+    database, source = stores.database, source_of()
+    spaces = Spaces(look, database.indexes, stores.vectors, now=now)
+    indexing = Indexing(
+        embed,
+        spaces,
+        vectors=stores.vectors,
+        records=database.pictures,
+        teller=Teller(source=source, topic=settings.events.images_topic, new_id=new_id, clock=now),
+        rule=RetryRule(tries=settings.ingest.tries),
+        draw=random.random,
+    )
+    remove = Remove(
+        database.pictures, database.indexes, vectors=stores.vectors, files=stores.files, source=source, nudge=nudge
+    )
+    ingest = Ingest(
+        indexing,
+        spaces,
+        remove,
+        records=database.pictures,
+        files=stores.files,
+        letters=database.dead_letters,
+        looks=looks,
+        settings=IngestSettings(image_bytes=settings.limits.image_bytes),
+        now=now,
+    )
+    return Core(spaces=spaces, indexing=indexing, remove=remove, ingest=ingest)
+
+
+def pace_of(settings: Settings) -> Pace:
+    return Pace(batch=settings.ingest.batch, in_flight=settings.ingest.in_flight)
+
+
+def gallery_of(
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    stores: Stores,
+    embed: Embed,
+    *,
+    describer: Describer,
+    capacity: Capacity,
+    looks: PictureLooks,
+    decoding: Decoding,
+    limits: Limits,
+    look: Look,
+    spawn: Callable[[contextlib.AsyncExitStack, Coroutine[Any, Any, None]], None],
+) -> Gallery:
+    """All that doors ask for; the relay, the sweep, re-indexing and the consumer run until the stack is closed."""
+    database = stores.database
+    holder = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+    relay = Relay(database.outbox, stores.events, database.leases, holder=holder)
+    core = core_of(settings, stores, embed, look, looks=looks, nudge=relay.nudge)
+    records, source = database.pictures, source_of()
+    letters = Letters(database.dead_letters, source=source, nudge=relay.nudge)
+    book = IndexBook(
+        database.indexes, stores.vectors, core.spaces, records=records, embed=embed, describer=describer, clock=now
+    )
+    upload = Upload(
+        Receiving(looks, stores.files, limits=limits, ttl_s=settings.ingest.ttl_s, new_id=new_id, clock=now),
+        core.indexing,
+        core.spaces,
+        records=records,
+        capacity=capacity,
+        limits=limits,
+        settings=UploadSettings(source=source, sync_s=settings.ingest.sync_ms / 1e3),
+    )
+    filling = Filling(core.indexing, vectors=stores.vectors, records=records, files=stores.files, limits=limits)
+    reindex = Reindex(
+        book,
+        filling,
+        embed,
+        indexes=database.indexes,
+        vectors=stores.vectors,
+        records=records,
+        leases=database.leases,
+        holder=holder,
+        limits=limits,
+        clock=now,
+    )
+    sweep = Sweep(
+        records,
+        database.dead_letters,
+        core.remove,
+        database.leases,
+        holder=holder,
+        source=source,
+        stuck_s=settings.ingest.stuck_s,
+        tries=settings.ingest.tries,
+        nudge=relay.nudge,
+    )
+    for work in (relay.run(), sweep.run(), reindex.run()):
+        spawn(stack, work)
+    if isinstance(stores.events, MemoryBus):
+        subscription = stores.events.subscribe([settings.events.images_topic])
+        consumer = Consumer(subscription, core.ingest, pace=pace_of(settings))
+        spawn(stack, consumer.run())
+        stack.push_async_callback(consumer.stop, within_s=STOP_S)
+    return Gallery(
+        upload=UploadStream(upload, decoding),
+        search=Search(
+            embed,
+            core.spaces,
+            vectors=stores.vectors,
+            indexes=database.indexes,
+            describer=describer,
+            look=look,
+        ),
+        pictures=KeptPictures(records, stores.files, looks, limits=limits),
+        remove=core.remove,
+        letters=letters,
+        indexes=book,
+    )
