@@ -94,7 +94,7 @@ ways = Table(
     ),
     Index("ix_ways_due", "tenant", "state", "next_attempt_at"),
     Index("ix_ways_changed", "tenant", "state", "changed_at"),
-    Index("ix_ways_space", "tenant", "space", "state", "picture_id"),
+    Index("ix_ways_picture", "tenant", "picture_id", "state"),
 )
 
 outbox = Table(

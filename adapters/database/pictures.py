@@ -205,22 +205,31 @@ class PicturesTable:
         return statement
 
     def _in_state(self, state: PictureState | None) -> ColumnElement[bool]:
-        """As `modelmora.domain.pictures.way.shown` reckons it."""
-        if state == "deleted":
-            return pictures.c.deleted_at.is_not(None)
-        alive, failed = pictures.c.deleted_at.is_(None), self._some(*_GIVEN_UP)
-        retrying, working = self._some("retry_wait") & ~failed, self._some("working")
-        others = ~failed & ~self._some("retry_wait")
-        done = self._some("indexed") & ~self._some("received")
-        kinds: dict[PictureState, ColumnElement[bool]] = {
-            "failed": failed,
-            "retrying": retrying,
-            "embedding": others & working,
-            "indexed": others & ~working & done,
-            "registered": others & ~working & ~done,
-        }
-        return alive if state is None else alive & kinds[state]
+        """As `modelmora.domain.pictures.way.shown` reckons it: the worst of what is not done."""
+        alive = pictures.c.deleted_at.is_(None)
+        match state:
+            case None:
+                return alive
+            case "deleted":
+                return pictures.c.deleted_at.is_not(None)
+            case "failed":
+                return alive & self._among(*_GIVEN_UP)
+            case "retrying":
+                return alive & self._among("retry_wait") & ~self._some(*_GIVEN_UP)
+            case "embedding":
+                return alive & self._among("working") & ~self._some(*_GIVEN_UP, "retry_wait")
+            case "indexed":
+                return alive & self._some("indexed") & ~self._some(*_GIVEN_UP, "retry_wait", "working", "received")
+            case "registered":
+                begun = self._some(*_GIVEN_UP, "retry_wait", "working")
+                return alive & ~begun & (self._some("received") | ~self._some("indexed"))
+
+    def _among(self, *states: str) -> ColumnElement[bool]:
+        """Of states that few are in: found by the state."""
+        found = select(ways.c.picture_id).where(ways.c.tenant == self._tenant, ways.c.state.in_(states))
+        return pictures.c.id.in_(found)
 
     def _some(self, *states: str) -> ColumnElement[bool]:
+        """Looked up for each picture."""
         mine = (ways.c.tenant == self._tenant) & (ways.c.picture_id == pictures.c.id)
         return exists(select(ways.c.picture_id).where(mine, ways.c.state.in_(states)))

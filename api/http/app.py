@@ -21,6 +21,8 @@ from api.http.classify import classify_routes
 from api.http.compare import compare_routes
 from api.http.embed import embed_routes
 from api.http.front import Front
+from api.http.images import image_router
+from api.http.indexes import index_router
 from api.http.models import model_router
 from api.http.openai import openai_routes
 from api.http.predict import predict_routes
@@ -30,8 +32,10 @@ from api.http.registry_audit import audit_router
 from api.http.registry_models import registered_model_router
 from api.http.registry_versions import version_router
 from api.http.routes import openapi_of, unbounded
+from api.http.search import search_routes
 from api.http.segment import segment_routes
 from api.http.stream import stream_routes
+from api.http.upload import upload_routes
 from api.oip.http import oip_routes
 from modelmora import __version__
 from modelmora.errors import ModelMoraError
@@ -68,10 +72,14 @@ def create_app(
         *predict_routes(core),
         *compare_routes(core),
         *artifact_routes(core),
+        *upload_routes(core),
+        *search_routes(core),
     ]
     app.router.routes[:0] = hot
     for control in (registered_model_router, version_router, model_router, artifact_router, audit_router):
         app.include_router(control(core))
+    for kept in (image_router, index_router):
+        app.include_router(kept(core))
     app.include_router(probe_router(core))
     for error in (ModelMoraError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(error, problems.on_error)

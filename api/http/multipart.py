@@ -131,9 +131,8 @@ class _Reader:
         if self._size <= (self._max_field_bytes if self._filename is None else self._max_file_bytes):
             self._data.append(data[start:end])
         elif self._filename is None:
-            raise LimitExceeded(
-                f"the field {self._name[:40]!r} is too large", field=self._name[:40], expected=f"{self._max_field_bytes} bytes"
-            )
+            expected = f"{self._max_field_bytes} bytes"
+            raise LimitExceeded(f"the field {self._name[:40]!r} is too large", field=self._name[:40], expected=expected)
         else:
             self._data.clear()
 

@@ -105,7 +105,7 @@ def listed_tags(values: Sequence[Any]) -> tuple[Any, ...]:
         elif text:
             tags += [part for part in text.split(",") if part.strip()]
         elif not isinstance(value, str):
-            tags.append(value)
+            tags += value if isinstance(value, list) else [value]
     return tuple(tags)
 
 

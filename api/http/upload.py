@@ -23,7 +23,7 @@ from api.http.routes import HotRoute, call_of
 from modelmora.domain.inference import Call
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.errors import InvalidInput, LimitExceeded, UnsupportedMedia, ValidationFailed
-from modelmora.usecases.admission import too_large
+from modelmora.usecases.admission import Limits, too_large
 from modelmora.usecases.application import Application
 from modelmora.usecases.pictures.arrivals import Arrival, Object, Terms
 from modelmora.usecases.pictures.kept import Kept
@@ -39,7 +39,7 @@ def upload_routes(core: Core) -> list[HotRoute]:
 
     async def upload(request: Request) -> Response:
         application = core.get()
-        brought = _Brought(request, application.limits.image_bytes)
+        brought = _Brought(request, application.limits)
         call, most = _call(request, application), application.limits.items
         outcomes: list[Outcome[Kept]] = []
         async with Present(request.receive, rounds, after=brought.over):
@@ -73,10 +73,11 @@ def _call(request: Request, application: Application) -> Call:
 class _Brought:
     """What a request brings: what it says of all its pictures, and these as they arrive."""
 
-    def __init__(self, request: Request, max_file_bytes: int) -> None:
+    def __init__(self, request: Request, limits: Limits) -> None:
         self.over = asyncio.Event()
         self._request = request
-        self._max_file_bytes = max_file_bytes
+        self._max_file_bytes = limits.image_bytes
+        self._most = limits.items
         self._said: dict[str, list[Any]] = {}
         self._agreed = False
         self._files = 0
@@ -124,9 +125,7 @@ class _Brought:
 
     async def _files_of_form(self) -> AsyncGenerator[Arrival, None]:
         kind, others = self._request.headers.get("content-type", ""), 0
-        form = parts(
-            self._request.stream(), kind, max_file_bytes=self._max_file_bytes, max_field_bytes=FIELD_BYTES
-        )
+        form = parts(self._request.stream(), kind, max_file_bytes=self._max_file_bytes, max_field_bytes=FIELD_BYTES)
         async with aclosing(form):
             async for part in form:
                 if part.name == "files":
@@ -148,10 +147,10 @@ class _Brought:
         if not isinstance(objects, list) or not objects or not all(isinstance(one, str) for one in objects):
             found, expected = repr(objects)[:80], "a list of names such as s3://bucket/key"
             raise ValidationFailed("objects is no list of names", field="objects", found=found, expected=expected)
-        for name in FIELDS:
-            if body.get(name) is not None:
-                values = body[name] if name == "tags" and isinstance(body[name], list) else [body[name]]
-                self._said[name] = values
+        if len(objects) > self._most:
+            found, expected = str(len(objects)), f"at most {self._most}"
+            raise LimitExceeded(f"{found} objects in one request", field="objects", found=found, expected=expected)
+        self._said |= {name: [body[name]] for name in FIELDS if body.get(name) is not None}
         self._files = len(objects)
         return [Arrival(content=Ok(Object(name)), filename=name.rpartition("/")[2]) for name in objects]
 

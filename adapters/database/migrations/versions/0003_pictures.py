@@ -105,7 +105,7 @@ def _create_ways() -> None:
     )
     op.create_index("ix_ways_due", "ways", ["tenant", "state", "next_attempt_at"])
     op.create_index("ix_ways_changed", "ways", ["tenant", "state", "changed_at"])
-    op.create_index("ix_ways_space", "ways", ["tenant", "space", "state", "picture_id"])
+    op.create_index("ix_ways_picture", "ways", ["tenant", "picture_id", "state"])
 
 
 def _create_events() -> None:
