@@ -8,8 +8,10 @@ from contextlib import aclosing
 from api import render
 from api.grpc.classify import ClassifyServicer
 from api.grpc.compare import CompareServicer
+from api.grpc.images import ImagesServicer
 from api.grpc.messages import call_of, content_of, embedding_result, request_id_of
 from api.grpc.predict import PredictServicer
+from api.grpc.search import SearchServicer
 from api.grpc.segment import SegmentServicer
 from api.grpc.statuses import Context, answer, sent
 from modelmora.domain.outcome import Failed
@@ -20,7 +22,9 @@ from modelmora.usecases.embed_stream import Entry, Streamed
 from modelmora.usecases.embed_watched import Watched
 
 
-class InferenceServicer(SegmentServicer, ClassifyServicer, PredictServicer, CompareServicer):
+class InferenceServicer(
+    SegmentServicer, ClassifyServicer, PredictServicer, CompareServicer, ImagesServicer, SearchServicer
+):
     """The inference half of the gRPC face."""
 
     def __init__(self, application: Application) -> None:

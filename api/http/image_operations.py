@@ -24,9 +24,14 @@ _PICTURE: dict[str, Any] = {
 }
 _ERROR = obj(code=TEXT, detail=TEXT)
 _WAY = obj(
-    space={**TEXT, "description": "`name@version` of the model"}, state={"enum": list(get_args(WayState))}, attempts=COUNT,
-    next_attempt_at=MOMENT, stage=TEXT, error=_ERROR, changed_at=MOMENT,
-)  # fmt: skip
+    space={**TEXT, "description": "`name@version` of the model"},
+    state={"enum": list(get_args(WayState))},
+    attempts=COUNT,
+    next_attempt_at=MOMENT,
+    stage=TEXT,
+    error=_ERROR,
+    changed_at=MOMENT,
+)
 RECORD = obj(
     **_PICTURE,
     collection=TEXT,

@@ -31,12 +31,15 @@ FRESH_S = 300
 """So long a thumbnail is shown without asking for it again."""
 
 
+Tags = Annotated[list[str], Field(max_length=64)]
+
+
 class ImagesAsked(Pages):
     """Pictures of which all that is given holds, the newest first."""
 
     collection: str | None = None
     state: PictureState | None = None
-    tag: Annotated[list[str], Field(max_length=64, description="one of them")] = []
+    tag: Tags = Field(default=[], description="one of them")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     created_before: AwareDatetime | None = None
 
@@ -57,7 +60,7 @@ class Removal(Body):
     ids: Annotated[list[str], Field(min_length=1, max_length=MOST_IDS)] | None = None
     collection: str | None = None
     state: PictureState | None = None
-    tags: Annotated[list[str], Field(max_length=64, description="one of them")] = []
+    tags: Tags = Field(default=[], description="one of them")
     sha256: str | None = None
     created_before: Moment | None = None
 

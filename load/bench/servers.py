@@ -47,6 +47,8 @@ def start_registry(registry: str, folder: Path, *, log_level: str = "info") -> S
         "MODELMORA_GRPC_PORT": str(grpc_port),
         "MODELMORA_REGISTRY": str(file),
         "MODELMORA_LOG_LEVEL": log_level,
+        "MODELMORA_CACHE_URL": "null://",  # each embedding is computed
+        "MODELMORA_VECTORS_URL": "null://",
         "MODELMORA_DATA_DIR": str(_folder(home / "data")),
         "BENTOML_HOME": str(_folder(home / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "True",

@@ -13,8 +13,8 @@ from tests.e2e.serving import Server, serve
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`bentoml serve` with the bundled model, ready."""
-    server = serve(tmp_path_factory.mktemp("shipped"))
+    """`bentoml serve` with the bundled model, ready; each embedding is computed, none remembered."""
+    server = serve(tmp_path_factory.mktemp("shipped"), env={"MODELMORA_CACHE_URL": "null://"})
     try:
         server.wait_ready()
         yield server

@@ -21,6 +21,9 @@ BENTOML = (sys.executable, "-m", "bentoml", "serve")
 SHARED = {"MODELMORA_VECTORS_URL": "null://", "MODELMORA_EVENTS_URL": "null://"}
 """What several API workers need: vectors and events in memory are one worker's own."""
 
+LEAN = {"MODELMORA_CACHE_URL": "null://", "MODELMORA_VECTORS_URL": "null://"}
+"""What tests start with that keep no pictures: each embedding is computed, and nothing is opened for nothing."""
+
 NOOP = """
 version: 1
 groups: {{default: {{workers: {workers}}}}}
@@ -123,7 +126,7 @@ def serve(
     """Starts a server (not waited for); `registry` is the text of its ModelRegistry.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bentoml").mkdir(exist_ok=True)
-    more = dict(env or {})
+    more = {**(LEAN if registry is not None else {}), **(env or {})}
     if registry is not None:
         (folder / "ModelRegistry.yaml").write_text(registry)
         more["MODELMORA_REGISTRY"] = str(folder / "ModelRegistry.yaml")
