@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from adapters.database.announcing import REMEMBERED
 from adapters.database.finishing import _after
 from adapters.database.keepable import refuse_unkeepable
 from adapters.database.shelf import GIVEN_UP, Shelf
@@ -117,9 +118,15 @@ class _Store:
     def put_letter(self, letter: DeadLetter) -> None:
         if letter.id not in self.letters:
             self.letters[letter.id] = letter
-            told = (("error-code", letter.code.encode()), ("dead-letter-id", letter.id.encode()))
-            id_ = letter.picture_id or None
-            self.send(f"{letter.topic}.dlq", letter.key, letter.value, (*letter.headers, *told), picture_id=id_)
+            told = {
+                "error-code": letter.code,
+                "error-detail": letter.detail[:1_000],
+                "attempts": str(letter.attempts),
+                "first-failed": letter.first_failed_at.isoformat(),
+                "dead-letter-id": letter.id,
+            }
+            headers = (*letter.headers, *((name, value.encode(errors="replace")) for name, value in told.items()))
+            self.send(f"{letter.topic}.dlq", letter.key, letter.value, headers, picture_id=letter.picture_id or None)
 
     def answer(self, ways: Collection[tuple[str, str]]) -> None:
         for id_, letter in self.letters.items():
@@ -251,6 +258,7 @@ class FakeRecords:
     async def announce_again(self, *, stuck_s: float, tries: int, limit: int, source: str) -> int:
         store = self._store
         store.open("announce_again")
+        store.inbox = {origin: at for origin, at in store.inbox.items() if at >= store.time() - REMEMBERED}
         due = [way for way in store.ways.values() if self._is_due(way, timedelta(seconds=stuck_s))][:limit]
         told = set()
         for way in due:

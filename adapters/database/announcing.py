@@ -33,10 +33,15 @@ class Announcing:
         self._topic = topic
         self._source = source
 
+    async def has_any(self, *, stuck: timedelta) -> bool:
+        """Whether there is something to do: asked without a lock, for it is asked every second."""
+        old = select(inbox.c.event_id).where(inbox.c.seen_at < self._time - REMEMBERED).limit(1)
+        return (await self._connection.execute(old)).first() is not None or bool(await self._due(stuck, 1, lock=False))
+
     async def again(self, *, stuck: timedelta, tries: int, limit: int) -> int:
         """How many pictures were announced."""
         await self._connection.execute(delete(inbox).where(inbox.c.seen_at < self._time - REMEMBERED))
-        due = [self._after(way, tries) for way in await self._due(stuck, limit)]
+        due = [self._after(way, tries) for way in await self._due(stuck, limit, lock=True)]
         await write_ways(self._connection, due, tenant=self._tenant)
         await self._give_up([way for way in due if way.state == "dead"])
         return await self.announce({way.picture_id for way in due if way.state == "received"})
@@ -54,7 +59,7 @@ class Announcing:
         await self._keep(events)
         return len(events)
 
-    async def _due(self, stuck: timedelta, limit: int) -> list[Way]:
+    async def _due(self, stuck: timedelta, limit: int, *, lock: bool) -> list[Way]:
         """By an index for each of the states; what others work on at this moment is theirs."""
         waiting = select(outbox.c.number).where(
             outbox.c.tenant == ways.c.tenant, outbox.c.picture_id == ways.c.picture_id
@@ -68,8 +73,9 @@ class Announcing:
         found: list[Way] = []
         for state, condition in conditions.items():
             query = select(ways).where(ways.c.tenant == self._tenant, ways.c.state == state, condition)
-            some = query.limit(limit - len(found)).with_for_update(skip_locked=True)
-            found += [way_of(row) for row in (await self._connection.execute(some)).mappings()]
+            some = query.limit(limit - len(found))
+            rows = await self._connection.execute(some.with_for_update(skip_locked=True) if lock else some)
+            found += [way_of(row) for row in rows.mappings()]
             if len(found) == limit:
                 break
         return found

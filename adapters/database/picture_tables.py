@@ -93,7 +93,7 @@ ways = Table(
         ["tenant", "picture_id"], ["pictures.tenant", "pictures.id"], name="fk_ways_picture", ondelete="CASCADE"
     ),
     Index("ix_ways_due", "tenant", "state", "next_attempt_at"),
-    Index("ix_ways_changed", "tenant", "state", "changed_at"),
+    Index("ix_ways_changed", "tenant", "state", "changed_at", "picture_id"),
     Index("ix_ways_picture", "tenant", "picture_id", "state"),
 )
 

@@ -156,10 +156,16 @@ class PicturesTable:
 
     async def announce_again(self, *, stuck_s: float, tries: int, limit: int, source: str) -> int:
         """See the port; events that were taken a week ago are forgotten on the way."""
+        stuck = timedelta(seconds=stuck_s)
+        async with self._transactions.read() as connection:
+            if not await (await self._announcing(connection, source)).has_any(stuck=stuck):
+                return 0
         async with self._transactions.write() as connection:
-            time = await now(connection, self._clock)
-            announcing = Announcing(connection, tenant=self._tenant, time=time, topic=self._topic, source=source)
-            return await announcing.again(stuck=timedelta(seconds=stuck_s), tries=tries, limit=limit)
+            return await (await self._announcing(connection, source)).again(stuck=stuck, tries=tries, limit=limit)
+
+    async def _announcing(self, connection: AsyncConnection, source: str) -> Announcing:
+        time = await now(connection, self._clock)
+        return Announcing(connection, tenant=self._tenant, time=time, topic=self._topic, source=source)
 
     async def missing(self, space: str, *, collection: str, after: str | None, limit: int) -> tuple[Picture, ...]:
         """See the port."""
@@ -206,23 +212,18 @@ class PicturesTable:
 
     def _in_state(self, state: PictureState | None) -> ColumnElement[bool]:
         """As `modelmora.domain.pictures.way.shown` reckons it: the worst of what is not done."""
-        alive = pictures.c.deleted_at.is_(None)
-        match state:
-            case None:
-                return alive
-            case "deleted":
-                return pictures.c.deleted_at.is_not(None)
-            case "failed":
-                return alive & self._among(*_GIVEN_UP)
-            case "retrying":
-                return alive & self._among("retry_wait") & ~self._some(*_GIVEN_UP)
-            case "embedding":
-                return alive & self._among("working") & ~self._some(*_GIVEN_UP, "retry_wait")
-            case "indexed":
-                return alive & self._some("indexed") & ~self._some(*_GIVEN_UP, "retry_wait", "working", "received")
-            case "registered":
-                begun = self._some(*_GIVEN_UP, "retry_wait", "working")
-                return alive & ~begun & (self._some("received") | ~self._some("indexed"))
+        if state == "deleted":
+            return pictures.c.deleted_at.is_not(None)
+        alive, failed = pictures.c.deleted_at.is_(None), self._some(*_GIVEN_UP)
+        begun = self._some(*_GIVEN_UP, "retry_wait", "working")
+        shown: dict[PictureState, ColumnElement[bool]] = {
+            "failed": self._among(*_GIVEN_UP),
+            "retrying": self._among("retry_wait") & ~failed,
+            "embedding": self._among("working") & ~self._some(*_GIVEN_UP, "retry_wait"),
+            "indexed": self._some("indexed") & ~begun & ~self._some("received"),
+            "registered": ~begun & (self._some("received") | ~self._some("indexed")),
+        }
+        return alive if state is None else alive & shown[state]
 
     def _among(self, *states: str) -> ColumnElement[bool]:
         """Of states that few are in: found by the state."""

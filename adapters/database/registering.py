@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database.engine import upsert
@@ -65,24 +65,31 @@ class Registering:
         return Shelf(there, ways, seen=seen, time=self._time)
 
     async def _standing(self, asked: Sequence[Registration]) -> list[Picture]:
-        """The records of these ids, and those of these contents, locked."""
+        """The records of these ids, and those of these contents, locked; each found by an index of its own."""
         if not asked:
             return []
-        contents = {(one.picture.collection, one.picture.sha256) for one in asked}
-        alike = tuple_(pictures.c.collection, pictures.c.sha256).in_(contents) & pictures.c.deleted_at.is_(None)
-        wanted = or_(pictures.c.id.in_({one.picture.id for one in asked}), alike)
-        mine = and_(pictures.c.tenant == self._tenant, wanted)
+        alike = select(pictures.c.id).where(
+            pictures.c.tenant == self._tenant,
+            pictures.c.collection.in_({one.picture.collection for one in asked}),
+            pictures.c.sha256.in_({one.picture.sha256 for one in asked}),
+            pictures.c.deleted_at.is_(None),
+        )
+        ids = {*(await self._connection.execute(alike)).scalars(), *(one.picture.id for one in asked)}
+        mine = (pictures.c.tenant == self._tenant) & pictures.c.id.in_(ids)
         query = select(pictures).where(mine).order_by(pictures.c.id).with_for_update()
         return [picture_of(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def _seen(self, asked: Sequence[Registration]) -> set[tuple[str, str]]:
-        """The origins that had been taken before."""
+        """The origins that had been taken before, and perhaps others."""
         origins = {one.origin for one in asked if one.origin is not None}
         if not origins:
             return set()
-        mine = (inbox.c.tenant == self._tenant) & tuple_(inbox.c.source, inbox.c.event_id).in_(origins)
-        rows = await self._connection.execute(select(inbox.c.source, inbox.c.event_id).where(mine))
-        return {(source, id_) for source, id_ in rows}
+        query = select(inbox.c.source, inbox.c.event_id).where(
+            inbox.c.tenant == self._tenant,
+            inbox.c.source.in_({source for source, _ in origins}),
+            inbox.c.event_id.in_({id_ for _, id_ in origins}),
+        )
+        return {(source, id_) for source, id_ in await self._connection.execute(query)}
 
     async def _write(self, shelf: Shelf) -> None:
         await self._change(list(shelf.changed.values()))

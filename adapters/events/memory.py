@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from modelmora.errors import DependencyUnavailable
@@ -101,7 +102,8 @@ class MemorySubscription:
     def __init__(self, bus: MemoryBus, partitions: frozenset[tuple[str, int]]) -> None:
         self._bus = bus
         self._partitions = partitions
-        self._next = {where: bus.start_of(where) for where in sorted(partitions)}
+        self._next = {where: bus.start_of(where) for where in partitions}
+        self._turns = deque(sorted(partitions))  # a full partition leaves room for the others
         self._paused = False
 
     async def receive(self, *, limit: int, timeout_s: float) -> Sequence[Delivery]:
@@ -114,10 +116,11 @@ class MemorySubscription:
 
     def _read(self, limit: int) -> list[Delivery]:
         found: list[Delivery] = []
-        for where in self._next if not self._paused else ():
+        for where in tuple(self._turns) if not self._paused else ():
             some = self._bus.since(where, self._next[where], limit - len(found))
             found += some
             self._next[where] += len(some)
+        self._turns.rotate(-1)
         return found
 
     def pause(self) -> None:

@@ -36,6 +36,7 @@ from api.http.search import search_routes
 from api.http.segment import segment_routes
 from api.http.stream import stream_routes
 from api.http.upload import upload_routes
+from api.http.web import web_routes
 from api.oip.http import oip_routes
 from modelmora import __version__
 from modelmora.errors import ModelMoraError
@@ -74,6 +75,7 @@ def create_app(
         *artifact_routes(core),
         *upload_routes(core),
         *search_routes(core),
+        *web_routes(),
     ]
     app.router.routes[:0] = hot
     for control in (registered_model_router, version_router, model_router, artifact_router, audit_router):

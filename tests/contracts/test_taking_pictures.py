@@ -297,3 +297,64 @@ async def test_moments_of_any_zone_are_kept(database: Database) -> None:
     here = datetime(2030, 5, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     await register(database, coming("a", created_at=here))
     assert (await database.pictures.get("a")).created_at == here.astimezone(UTC)
+
+
+async def test_what_was_stuck_too_often_is_told_to_have_failed(database: Database, time: Time) -> None:
+    await register(database, coming("a", spaces=(SPACE, OTHER)))
+    await database.pictures.finish([step("a")])
+    time.pass_(301)
+    assert await database.pictures.announce_again(stuck_s=300, tries=1, limit=10, source="/sweep") == 0
+    assert await states(database, "a") == {SPACE: "indexed", OTHER: "dead"}
+    assert await events(database) == [("embedding.failed", "a")]
+    (letter,) = (await database.dead_letters.find()).items
+    assert (letter.space, letter.code, letter.attempts) == (OTHER, "deadline_exceeded", 1)
+
+
+async def test_a_sweep_takes_as_much_as_it_is_asked_to(database: Database, time: Time) -> None:
+    await register(database, *(coming(f"p{n}", claim=n % 2 == 0) for n in range(9)))
+    time.pass_(301)
+    told = [await database.pictures.announce_again(stuck_s=300, tries=9, limit=4, source="/s") for _ in range(4)]
+    assert told == [4, 4, 1, 0]
+
+
+async def test_sweeps_at_once_announce_each_picture_once(database_url: str) -> None:
+    time = Time()
+    both = [await Database.open(database_url, clock=time) for _ in range(2)]
+    try:
+        await register(both[0], *(coming(f"p{n}") for n in range(20)))
+        time.pass_(301)
+        told = await asyncio.gather(
+            *(one.pictures.announce_again(stuck_s=300, tries=9, limit=20, source="/s") for one in both * 2)
+        )
+        assert sum(told) == 20
+        assert await both[0].outbox.waiting() == 20
+    finally:
+        for one in both:
+            await one.close()
+
+
+async def test_a_retry_that_is_due_goes_on_when_its_event_comes(database: Database, time: Time) -> None:
+    await register(database, coming("a"))
+    await database.pictures.finish([step("a", "retry_wait", delay_s=5, code="overloaded")])
+    time.pass_(5)
+    (again,) = await register(database, coming("a", origin=("/s", "1")))
+    assert [(way.state, way.attempts, way.next_attempt_at) for way in again.ways] == [("working", 1, None)]
+    assert await states(database, "a") == {SPACE: "working"}
+
+
+async def test_a_bringer_who_only_leaves_it_there_does_not_take_the_work_of_another(database: Database) -> None:
+    await register(database, coming("a"))
+    await register(database, coming("b", sha256=digest("a"), filename="", claim=False))
+    assert await states(database, "a") == {SPACE: "working"}
+
+
+async def test_pictures_that_are_gone_over_as_they_are_changed_are_each_told_once(database: Database) -> None:
+    """Pages of what a space lacks go by ids, whatever is indexed meanwhile."""
+    await register(database, *(coming(f"p{n}") for n in range(7)))
+    seen, after = [], None
+    while page := await database.pictures.missing(SPACE, collection="default", after=after, limit=3):
+        await database.pictures.finish([step(one.id) for one in page])
+        seen += [one.id for one in page]
+        after = page[-1].id
+    assert seen == [f"p{n}" for n in range(7)]
+    assert await database.pictures.missing(SPACE, collection="default", after=None, limit=3) == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from modelmora.domain.inference import Call
@@ -54,15 +54,17 @@ class UploadStream:
         first window from being taken; of later ones that is their pictures' error.
         """
         done, agreed = 0, None
-        async for window in self._windows(arrivals, linger_s):
-            if done + len(window) > most:
-                found, expected = f"more than {most}", f"at most {most}"
-                raise LimitExceeded("too many pictures in one upload", field="files", found=found, expected=expected)
-            agreed = agreed or terms()
-            told = [agreed.of(arrival, done + place) for place, arrival in enumerate(window)]
-            outcomes = await self._kept(told, agreed, call, first=done == 0)
-            yield [Uploaded(done + place, outcome) for place, outcome in enumerate(outcomes)]
-            done += len(window)
+        async with aclosing(self._windows(arrivals, linger_s)) as windows:
+            async for window in windows:
+                if done + len(window) > most:
+                    found, expected = f"more than {most}", f"at most {most}"
+                    said = "too many pictures in one upload"
+                    raise LimitExceeded(said, field="files", found=found, expected=expected)
+                agreed = agreed or terms()
+                told = [agreed.of(arrival, done + place) for place, arrival in enumerate(window)]
+                outcomes = await self._kept(told, agreed, call, first=done == 0)
+                yield [Uploaded(done + place, outcome) for place, outcome in enumerate(outcomes)]
+                done += len(window)
 
     async def _kept(self, window: list[Arrival], terms: Terms, call: Call, *, first: bool) -> list[Outcome[Kept]]:
         try:

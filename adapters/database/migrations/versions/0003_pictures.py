@@ -104,7 +104,7 @@ def _create_ways() -> None:
         _of_a_picture("fk_ways_picture"),
     )
     op.create_index("ix_ways_due", "ways", ["tenant", "state", "next_attempt_at"])
-    op.create_index("ix_ways_changed", "ways", ["tenant", "state", "changed_at"])
+    op.create_index("ix_ways_changed", "ways", ["tenant", "state", "changed_at", "picture_id"])
     op.create_index("ix_ways_picture", "ways", ["tenant", "picture_id", "state"])
 
 
