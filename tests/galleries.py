@@ -184,8 +184,10 @@ class Kit:
         self, *contents: bytes, terms: Terms | None = None, call: Call | None = None
     ) -> list[Outcome[Kept]]:
         """Pictures named by their content."""
+        terms = terms or Terms()
         arrivals = [Arrival(content=Ok(one), filename=f"{one.decode()}.png") for one in contents]
-        return await self.upload()(arrivals, terms or Terms(), call=call or calling())
+        told = [terms.of(arrival, index) for index, arrival in enumerate(arrivals)]
+        return await self.upload()(told, terms, call=call or calling())
 
     async def kept(self, *contents: bytes, **terms: object) -> list[str]:
         """Their ids; each was taken."""

@@ -33,6 +33,7 @@ class KafkaPublisher:
         self._cluster = cluster
         self._topics = tuple(topics)
         self._partitions = partitions
+        self._lost: frozenset[str] = frozenset()
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
@@ -79,8 +80,9 @@ class KafkaPublisher:
         topics = list(dict.fromkeys(event.topic for event in events))
         found = await asyncio.gather(*(producer.partitions_for(topic) for topic in topics), return_exceptions=True)
         lost = {topic: one for topic, one in zip(topics, found, strict=True) if isinstance(one, KafkaError)}
-        for topic, cause in lost.items():
-            log.warning("topic_unreachable", topic=topic, why=str(cause) or type(cause).__name__)
+        for topic in lost.keys() - self._lost:
+            log.warning("topic_unreachable", topic=topic, why=str(lost[topic]) or type(lost[topic]).__name__)
+        self._lost = frozenset(lost)
         sent: list[asyncio.Future[object]] = []
         try:
             for event in events:

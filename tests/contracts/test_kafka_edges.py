@@ -1,4 +1,4 @@
-"""What Kafka does to those who trust it: messages it refuses, brokers that fall silent, members that die, transactions."""
+"""What Kafka does to who trusts it: messages it refuses, brokers that fall silent, members that die, transactions."""
 
 from __future__ import annotations
 
@@ -127,6 +127,7 @@ async def test_a_topic_that_cannot_be_keeps_back_only_its_own_events(room: Room)
         await publisher.publish(impossible)
 
 
+@pytest.mark.slow
 async def test_a_broker_that_falls_silent_is_given_up_in_time_and_what_it_swallowed_does_not_come_late(
     kafka_server: Kafka, room: Room
 ) -> None:
@@ -162,6 +163,7 @@ class Silence:
         os.kill(self._pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 async def test_a_member_whose_broker_is_killed_says_so_in_time_and_goes_on_with_the_next(
     kafka_server: Kafka, room: Room
 ) -> None:
@@ -246,9 +248,7 @@ async def test_what_is_committed_while_partitions_go_is_not_delivered_to_their_n
     assert [each.value for each in seen] == [b"new"]
 
 
-async def test_what_a_killed_member_had_not_committed_comes_to_the_next(
-    kafka: str, room: Room, tmp_path: Path
-) -> None:
+async def test_what_a_killed_member_had_not_committed_comes_to_the_next(kafka: str, room: Room, tmp_path: Path) -> None:
     await room.publisher().publish(room.events(*"abc"))
     log = tmp_path / "member"
     member = start([sys.executable, "-c", CRASHING, kafka, room.topic], log=log, cwd=ROOT)

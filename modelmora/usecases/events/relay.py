@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from modelmora.errors import ModelMoraError
+from modelmora.errors import InternalError, ModelMoraError
 from modelmora.ports import Leases, Outbox, Publisher
 from modelmora.telemetry import EVENTS_RELAYED, OUTBOX_WAITING
 
@@ -22,6 +22,9 @@ PERIOD_S = 0.25
 """How soon is seen what another process kept; what this one keeps is seen at once, see `nudge`."""
 LONGEST_S = 10.0
 """The longest wait while a broker is away."""
+KEPT_BACK_S = 1.0
+MOST_KEPT_BACK = 2_000
+"""What a broker does not take is asked for again together with what comes after it, which may be another topic's."""
 
 
 class Relay:
@@ -43,6 +46,7 @@ class Relay:
         self._draw = draw
         self._nudged = asyncio.Event()
         self._failures = 0
+        self._kept_back = 0
 
     def nudge(self) -> None:
         """There is something to carry."""
@@ -54,37 +58,51 @@ class Relay:
             await self._wait(await self.turn())
 
     async def turn(self) -> float:
-        """Carries all that is due; returns for how long to wait."""
+        """Carries all that is due; returns for how long to wait. Whatever goes wrong is tried anew."""
         try:
-            if await self._leases.acquire(LEASE, self._holder, ttl_s=TTL_S) is None:
-                return PERIOD_S
-            while carried := await self._page():
-                EVENTS_RELAYED.labels("ok").inc(carried)
-                await self._leases.acquire(LEASE, self._holder, ttl_s=TTL_S)
-            OUTBOX_WAITING.set(await self._outbox.waiting())
-        except ModelMoraError as error:
+            while await self._leases.acquire(LEASE, self._holder, ttl_s=TTL_S) is not None:
+                if carried := await self._page():
+                    EVENTS_RELAYED.labels("ok").inc(carried)
+                    continue
+                await self._measure()
+                return self._flows()
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                await self._measure()
             return self._failed(error)
-        if self._failures:
-            self._failures = 0
-            log.info("events_flow")
+        self._failures = 0  # another carries: what is wrong is told there
         return PERIOD_S
+
+    async def release(self) -> None:
+        """For the end of the process: another need not wait until the lease runs out. Raises DependencyUnavailable."""
+        await self._leases.release(LEASE, self._holder)
 
     async def _page(self) -> int:
         """How many were carried."""
-        due = await self._outbox.due(limit=PAGE)
-        if not due:
-            return 0
-        safe = await self._publisher.publish(due)
+        due = await self._outbox.due(limit=PAGE + self._kept_back)
+        safe = await self._publisher.publish(due) if due else []
         numbers = [event.number for event, is_safe in zip(due, safe, strict=True) if is_safe]
-        await self._outbox.carried(numbers)
+        if numbers:
+            await self._outbox.carried(numbers)
+        self._kept_back = min(MOST_KEPT_BACK, len(due) - len(numbers))
         return len(numbers)
 
-    def _failed(self, error: ModelMoraError) -> float:
+    async def _measure(self) -> None:
+        OUTBOX_WAITING.set(await self._outbox.waiting())
+
+    def _flows(self) -> float:
+        if self._failures:
+            self._failures = 0
+            log.info("events_flow")
+        return KEPT_BACK_S if self._kept_back else PERIOD_S
+
+    def _failed(self, error: Exception) -> float:
         self._failures += 1
-        EVENTS_RELAYED.labels(error.code).inc()
+        code, defect = (error.code, None) if isinstance(error, ModelMoraError) else (InternalError.code, error)
+        EVENTS_RELAYED.labels(code).inc()
         if self._failures == 1:
-            log.warning("events_stuck", code=error.code, why=error.detail)
-        return min(LONGEST_S, PERIOD_S * 2.0**self._failures) * (0.5 + self._draw() / 2)
+            log.warning("events_stuck", code=code, why=str(error), exc_info=defect)
+        return min(LONGEST_S, PERIOD_S * 2.0 ** min(self._failures, 10)) * (0.5 + self._draw() / 2)
 
     async def _wait(self, seconds: float) -> None:
         if self._failures:

@@ -11,14 +11,15 @@ from datetime import datetime
 
 import structlog
 
-from modelmora.domain.events.codec import read_event, to_kept_parts
+from modelmora.domain.events.codec import read_event
+from modelmora.domain.events.data import ImageRemoved
 from modelmora.domain.events.envelope import Event
 from modelmora.domain.events.images import picture_of, removed_data
 from modelmora.domain.events.types import IMAGE_REGISTERED, IMAGE_REMOVED, TYPES
 from modelmora.domain.inference import Call
 from modelmora.domain.outcome import Failed, Ok, Outcome
 from modelmora.domain.pictures.picture import Picture
-from modelmora.domain.pictures.way import Step, Way
+from modelmora.domain.pictures.way import Stage, Step, Way
 from modelmora.errors import DependencyUnavailable, InputError, ModelMoraError, ValidationFailed, unexpected
 from modelmora.ids import new_id
 from modelmora.ports import (
@@ -28,7 +29,6 @@ from modelmora.ports import (
     PictureFiles,
     PictureLooks,
     PictureRecords,
-    Registered,
     Registration,
 )
 from modelmora.telemetry import INGESTED
@@ -52,10 +52,12 @@ class Outage(DependencyUnavailable):
 class _Coming:
     """A picture on its way through a chunk."""
 
+    delivery: Delivery
     event: Event
     picture: Picture
     data: bytes | None = None
     ways: tuple[Way, ...] = ()
+    stands: bool = False
     failure: ModelMoraError | None = None
 
 
@@ -119,9 +121,9 @@ class Ingest:
         counts = _Counts()
         coming = await self._read(deliveries, counts)
         deadline = time.monotonic() + self._settings.patience_s
-        await self._fetch([one for one in coming if not one.picture.sha256])  # to be known by their content
+        await self._fetch([one for one in coming if not one.picture.sha256], last=last)  # known by their content alone
         registered = await self._register(coming)
-        await self._fetch([one for one in registered if one.ways and one.data is None])
+        await self._fetch([one for one in registered if one.ways and one.data is None], last=last)
         await self._look_at(registered, deadline)
         steps = await self._steps(registered, deadline, last=last)
         await self._records.finish(steps)
@@ -134,20 +136,32 @@ class Ingest:
         coming: list[_Coming] = []
         letters: list[DeadLetter] = []
         for delivery in deliveries:
-            try:
-                event = read_event(delivery.value, key=delivery.key, headers=delivery.headers, topic=delivery.topic)
-                name, _ = TYPES.read(event.type, event.data)
-                if name == IMAGE_REGISTERED:
-                    coming.append(_Coming(event, self._mine(picture_of(event))))
-                elif name == IMAGE_REMOVED:
-                    await self._remove.again(removed_data(event))
-                    counts.add("removed")
-            except InputError as error:
-                letters.append(self._letter(delivery, error))
-                counts.add(error.code)
+            read = self._read_one(delivery)
+            if isinstance(read, ModelMoraError):
+                letters.append(self._letter(delivery, read, "reading"))
+                counts.add(read.code)
+            elif isinstance(read, ImageRemoved):
+                await self._remove.again(read)
+                counts.add("removed")
+            elif read is not None:
+                coming.append(read)
         if letters:
             await self._letters.add(letters)
         return coming
+
+    def _read_one(self, delivery: Delivery) -> _Coming | ImageRemoved | ModelMoraError | None:
+        """What a message says, why it cannot be read, or None where it is not about what is done here."""
+        try:
+            event = read_event(delivery.value, key=delivery.key, headers=delivery.headers, topic=delivery.topic)
+            name, _ = TYPES.read(event.type, event.data)
+            if name == IMAGE_REGISTERED:
+                return _Coming(delivery, event, self._mine(picture_of(event)))
+            return removed_data(event) if name == IMAGE_REMOVED else None
+        except ModelMoraError as error:
+            return error
+        except Exception:  # whatever a stranger thought of, it must not come again for ever
+            log.exception("event_unreadable", topic=delivery.topic, offset=delivery.offset)
+            return unexpected()
 
     def _mine(self, picture: Picture) -> Picture:
         if picture.tenant != self._settings.tenant:
@@ -155,8 +169,9 @@ class Ingest:
             raise ValidationFailed("a picture of another tenant", field="data.tenant", found=found, expected=expected)
         return picture
 
-    def _letter(self, delivery: Delivery, error: ModelMoraError) -> DeadLetter:
-        """Its id follows from where it stood: a message that comes again makes no second letter."""
+    def _letter(self, delivery: Delivery, error: ModelMoraError, stage: Stage) -> DeadLetter:
+        """Its id follows from where it stood: a message that comes again makes no second letter, one that was replayed
+        does."""
         now, where = self._now(), f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
         digest = hashlib.sha256(where.encode() + b"\0" + delivery.value).hexdigest()[:32]
         log.warning("event_refused", topic=delivery.topic, offset=delivery.offset, code=error.code)
@@ -168,7 +183,7 @@ class Ingest:
             headers=delivery.headers,
             code=error.code,
             detail=error.detail,
-            stage="reading",
+            stage=stage,
             first_failed_at=now,
             failed_at=now,
         )
@@ -176,10 +191,7 @@ class Ingest:
     async def _register(self, coming: Sequence[_Coming]) -> list[_Coming]:
         """One transaction for all; afterwards each has the record that stands, and the ways to be gone."""
         known = [one for one in coming if one.failure is None]
-        for one in coming:
-            if one.failure is not None:
-                await self._refused(one)
-        spaces = {one.picture.collection: await self._spaces.of(one.picture.collection) for one in known}
+        spaces = {name: await self._spaces.of(name) for name in {one.picture.collection for one in known}}
         asked = [
             Registration(
                 picture=one.picture,
@@ -188,49 +200,36 @@ class Ingest:
             )
             for one in known
         ]
-        outcomes = await self._records.register(asked)
-        return [one for one, outcome in zip(known, outcomes, strict=True) if await self._stands(one, outcome)]
+        for one, outcome in zip(known, await self._records.register(asked) if asked else [], strict=True):
+            if isinstance(outcome, Failed):
+                one.failure = outcome.error
+            else:
+                one.picture, one.ways, one.stands = outcome.value.picture, outcome.value.ways, True
+        letters = [self._letter(one.delivery, one.failure, "fetching") for one in coming if one.failure is not None]
+        if letters:  # there is no record that could tell of them
+            await self._letters.add(letters)
+        return [one for one in known if one.stands]
 
-    async def _stands(self, one: _Coming, outcome: Outcome[Registered]) -> bool:
-        if isinstance(outcome, Failed):
-            one.failure = outcome.error
-            await self._refused(one)
-            return False
-        one.picture, one.ways = outcome.value.picture, outcome.value.ways
-        return True
-
-    async def _refused(self, one: _Coming) -> None:
-        """A picture without a record: what is told of it is a letter."""
-        error = one.failure or unexpected()
-        key, value, headers = to_kept_parts(one.event)
-        now = self._now()
-        letter = DeadLetter(
-            id=hashlib.sha256(f"{one.event.source}\0{one.event.id}".encode()).hexdigest()[:32],
-            topic=one.event.topic,
-            key=key,
-            value=value,
-            headers=headers,
-            code=error.code,
-            detail=error.detail,
-            stage="fetching",
-            first_failed_at=now,
-            failed_at=now,
-        )
-        await self._letters.add([letter])
-
-    async def _fetch(self, wanted: Sequence[_Coming]) -> None:
-        """Their bytes, side by side. Raises Outage where the store is away."""
-        await asyncio.gather(*(self._fetch_one(one) for one in wanted))
+    async def _fetch(self, wanted: Sequence[_Coming], *, last: bool) -> None:
+        """Their bytes, side by side. Raises Outage where the store is away, unless it is the `last` try."""
+        await asyncio.gather(*map(self._fetch_one, wanted))
         away = [one for one in wanted if one.failure is not None and one.failure.code in OUTAGES]
-        if away and len(away) == len(wanted):
+        if away and len(away) < len(wanted):  # the store is there: what hung once may come now
+            await asyncio.gather(*map(self._fetch_one, away))
+        elif away and not last:
             raise Outage(f"no picture can be fetched: {away[0].failure}", retry_after_s=1.0)
 
     async def _fetch_one(self, one: _Coming) -> None:
+        one.failure = None
         try:
             async with self._fetching:
                 one.data = await self._files.get(one.picture.object, max_bytes=self._settings.image_bytes)
         except ModelMoraError as error:
             one.failure = error
+            return
+        except Exception:  # a defect that one object brings out is that one's
+            log.exception("fetch_failed", picture_id=one.picture.id)
+            one.failure = unexpected()
             return
         found = await asyncio.to_thread(lambda data: hashlib.sha256(data).hexdigest(), one.data)
         if one.picture.sha256 and one.picture.sha256 != found:
