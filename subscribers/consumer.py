@@ -23,8 +23,10 @@ COMMIT_S = 0.2
 POLL_S = 0.2
 BASE_S, CAP_S = 0.5, 30.0
 TRIES = 5
-"""A chunk that nothing of could be done is tried so often whole before its pictures wait one by one, as long as others
-go through meanwhile."""
+"""A chunk of which nothing can be done although others begin and go through meanwhile is tried so often before its
+pictures wait by themselves. While nobody goes through it is an outage, which costs no picture a try."""
+LEAVE_S = 5.0
+"""So long is waited for the last question to the subscription before it is closed."""
 
 
 class Ingests(Protocol):
@@ -57,7 +59,8 @@ class ConsumerState:
 
 
 class Consumer:
-    """At least once, in the order of each key. An outage pauses it; it goes on asking, which keeps its partitions."""
+    """At least once, in the order of each key. What fails waits without keeping others from going on, until there is
+    no more room; it goes on asking even then, which keeps its partitions."""
 
     def __init__(
         self,
@@ -76,11 +79,14 @@ class Consumer:
         self._lanes = Lanes()
         self._marks = Watermarks()
         self._chunks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(pace.chunks)
         self._freed = asyncio.Event()
-        self._stopping = False
+        self._stopping = asyncio.Event()
+        self._left = asyncio.Event()
+        self._left.set()
         self._paused = False
         self._running = False
-        self._done = 0
+        self._done = self._ended = 0
         self._why = ""
         self._seen_at = clock()
         self._committed_at = clock()
@@ -99,26 +105,33 @@ class Consumer:
     async def run(self) -> None:
         """Until `stop`."""
         self._running, failures = True, 0
+        self._left.clear()
         try:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 try:
                     await self._turn()
+                    self._flows(failures)
                     failures = 0
                 except ModelMoraError as error:
                     failures += 1
                     self._trouble(error)
-                    await asyncio.sleep(self._wait(failures))
+                    await self._pause_for(failures)
         finally:
             self._running = False
+            self._left.set()
 
     async def stop(self, *, within_s: float) -> None:
         """Takes nothing more, ends what it works on as far as there is time, commits, and closes the subscription."""
-        self._stopping = True
+        self._stopping.set()
         self._freed.set()
         if self._chunks:
             await asyncio.wait(self._chunks, timeout=within_s)
         for chunk in self._chunks:
             chunk.cancel()
+        await asyncio.gather(*self._chunks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._left.wait()
         with contextlib.suppress(DependencyUnavailable):
             await self._commit()
         await self._subscription.close()
@@ -126,22 +139,24 @@ class Consumer:
 
     async def revoked(self, partitions: frozenset[Place]) -> None:
         """Before they go: what is worked on of them is ended, and committed. What waits is another's."""
-        while self._lanes.open_in(partitions) and self._chunks:
-            await asyncio.wait(self._chunks, return_when=asyncio.FIRST_COMPLETED)
-        await self._commit()
-        self._lanes.drop(partitions)
-        self._marks.forget(partitions)
+        try:
+            while self._lanes.open_in(partitions) and self._chunks:
+                await asyncio.wait(self._chunks, return_when=asyncio.FIRST_COMPLETED)
+            await self._commit()
+        finally:
+            self._lanes.drop(partitions)
+            self._marks.forget(partitions)
 
     async def _turn(self) -> None:
         """Takes, begins, commits."""
         room = self._pace.in_flight - len(self._lanes)
-        self._pause(room <= 0 or bool(self._why))
+        self._pause(room <= 0)
         found = await self._subscription.receive(limit=max(1, room), timeout_s=0.0 if self._paused else POLL_S)
         self._seen_at = self._clock()
         for one in found:
             self._marks.take((one.topic, one.partition), one.offset)
         self._lanes.add(found)
-        self._begin()
+        await self._begin()
         if self._clock() - self._committed_at >= COMMIT_S:
             await self._commit()
         if self._paused and not found:
@@ -160,37 +175,71 @@ class Consumer:
             async with asyncio.timeout(POLL_S):
                 await self._freed.wait()
 
-    def _begin(self) -> None:
-        while len(self._chunks) < self._pace.chunks and not self._stopping:
+    async def _begin(self) -> None:
+        """A chunk for each slot that is free."""
+        while not self._stopping.is_set() and not self._slots.locked():
             chunk = self._lanes.chunk(self._pace.batch)
             if not chunk:
                 return
-            task = asyncio.create_task(self._work(chunk))
-            self._chunks.add(task)
-            task.add_done_callback(self._chunks.discard)
+            await self._slots.acquire()  # at once, since one is free
+            self._start(chunk, held=True)
 
-    async def _work(self, chunk: list[Delivery]) -> None:
-        """Until it is durable, or the consumer stops."""
-        failures, before = 0, self._done
-        while not self._stopping:
-            try:
-                await self._ingest(chunk, last=failures >= TRIES and self._done > before)
-                break
-            except Exception as cause:
-                failures += 1
-                self._trouble(cause)
-                await asyncio.sleep(self._wait(failures))
+    def _start(self, chunk: list[Delivery], *, held: bool) -> None:
+        task = asyncio.create_task(self._work(chunk, held=held))
+        self._chunks.add(task)
+        task.add_done_callback(self._chunks.discard)
+
+    async def _work(self, chunk: list[Delivery], *, held: bool) -> None:
+        """Until it is durable, or the consumer stops. It waits without a slot, so that others go on meanwhile.
+
+        One delivery that brings out a defect keeps its neighbours back no longer than it takes to see that.
+        """
+        failures, since = 0, self._ended
+        while True:
+            if not held:
+                await self._slots.acquire()
+            held = False
+            others = self._ended - since >= self._pace.chunks  # more than can have been under way at the first failure
+            trouble = await self._try(chunk, last=failures >= TRIES and others)
+            if trouble is None:
+                return
+            failures, since = failures + 1, since if failures else self._ended
+            await self._pause_for(failures)
+            if self._stopping.is_set():
+                return
+            if not isinstance(trouble, ModelMoraError) and len(chunk) > 1:
+                for one in chunk:
+                    self._start([one], held=False)
+                return
+
+    async def _try(self, chunk: list[Delivery], *, last: bool) -> Exception | None:
+        """What kept it from being durable; the slot is free afterwards."""
+        try:
+            await self._ingest(chunk, last=last)
+        except Exception as cause:
+            self._trouble(cause)
+            return cause
         else:
-            return
-        if self._why:
-            log.info("consumer_flows")
-            self._why = ""
+            self._end(chunk)
+            return None
+        finally:
+            self._slots.release()
+            await self._begin()
+
+    def _end(self, chunk: list[Delivery]) -> None:
+        self._flows(1)
+        self._ended += 1
         self._done += len(chunk)
         for one in chunk:
             self._marks.done((one.topic, one.partition), one.offset)
         self._lanes.done(chunk)
         self._freed.set()
-        self._begin()
+
+    def _flows(self, failures: int) -> None:
+        """After so many of them."""
+        if failures and self._why:
+            log.info("consumer_flows")
+            self._why = ""
 
     def _trouble(self, cause: Exception) -> None:
         expected = isinstance(cause, ModelMoraError)
@@ -198,8 +247,12 @@ class Consumer:
             log.warning("consumer_stuck", why=str(cause), exc_info=None if expected else cause)
         self._why = str(cause) or type(cause).__name__
 
-    def _wait(self, failures: int) -> float:
-        return min(CAP_S, BASE_S * 2.0 ** min(failures - 1, 10)) * (0.5 + self._draw() / 2)
+    async def _pause_for(self, failures: int) -> None:
+        """Longer with each failure; not at all for one that stops."""
+        seconds = min(CAP_S, BASE_S * 2.0 ** min(failures - 1, 10)) * (0.5 + self._draw() / 2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _commit(self) -> None:
         self._committed_at = self._clock()

@@ -81,9 +81,10 @@ class Announcing:
         return found
 
     def _after(self, way: Way, tries: int) -> Way:
-        """Received again; being stuck counts as a try, and the last one ends it."""
+        """Received again. Being stuck while somebody worked on it counts as a try, and the last one ends it; waiting for
+        a consumer that is behind does not."""
         again = replace(way, state="received", next_attempt_at=None, changed_at=self._time)
-        if way.state == "retry_wait":
+        if way.state != "working":
             return again
         attempts = way.attempts + 1
         again = replace(again, attempts=attempts, first_failed_at=way.first_failed_at or way.changed_at)

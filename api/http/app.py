@@ -19,6 +19,7 @@ from api.http import problems
 from api.http.batch import batch_routes
 from api.http.classify import classify_routes
 from api.http.compare import compare_routes
+from api.http.dead_letters import dead_letter_router
 from api.http.embed import embed_routes
 from api.http.front import Front
 from api.http.images import image_router
@@ -31,7 +32,7 @@ from api.http.registry_artifacts import artifact_router, artifact_routes
 from api.http.registry_audit import audit_router
 from api.http.registry_models import registered_model_router
 from api.http.registry_versions import version_router
-from api.http.routes import openapi_of, unbounded
+from api.http.routes import HotRoute, openapi_of, unbounded
 from api.http.search import search_routes
 from api.http.segment import segment_routes
 from api.http.stream import stream_routes
@@ -42,6 +43,13 @@ from modelmora import __version__
 from modelmora.errors import ModelMoraError
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+CONTROL = (
+    *(registered_model_router, version_router, model_router, artifact_router, audit_router),
+    *(image_router, index_router, dead_letter_router),
+    probe_router,
+)
+"""Everything that FastAPI routes."""
 
 
 def create_app(
@@ -62,27 +70,10 @@ def create_app(
         docs_url="/docs",
         redoc_url=None,
     )
-    hot = [
-        *embed_routes(core),
-        *openai_routes(core),
-        *batch_routes(core),
-        *stream_routes(core),
-        *oip_routes(core, max_body_bytes=max_body_bytes),
-        *classify_routes(core),
-        *segment_routes(core),
-        *predict_routes(core),
-        *compare_routes(core),
-        *artifact_routes(core),
-        *upload_routes(core),
-        *search_routes(core),
-        *web_routes(),
-    ]
+    hot = _hot(core, max_body_bytes)
     app.router.routes[:0] = hot
-    for control in (registered_model_router, version_router, model_router, artifact_router, audit_router):
-        app.include_router(control(core))
-    for kept in (image_router, index_router):
-        app.include_router(kept(core))
-    app.include_router(probe_router(core))
+    for router in CONTROL:
+        app.include_router(router(core))
     for error in (ModelMoraError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(error, problems.on_error)
     app.add_exception_handler(ClientDisconnect, problems.on_disconnect)  # type: ignore[arg-type] # None sends nothing
@@ -99,6 +90,24 @@ def create_app(
         refusal=refusal,
         routes=app.routes,
     )
+
+
+def _hot(core: Core, max_body_bytes: int) -> list[HotRoute]:
+    return [
+        *embed_routes(core),
+        *openai_routes(core),
+        *batch_routes(core),
+        *stream_routes(core),
+        *oip_routes(core, max_body_bytes=max_body_bytes),
+        *classify_routes(core),
+        *segment_routes(core),
+        *predict_routes(core),
+        *compare_routes(core),
+        *artifact_routes(core),
+        *upload_routes(core),
+        *search_routes(core),
+        *web_routes(),
+    ]
 
 
 class _Fallback:

@@ -156,7 +156,7 @@ class PictureRecords(Protocol):
     async def announce_again(self, *, stuck_s: float, tries: int, limit: int, source: str) -> int:
         """Ways whose wait is over, and those that have been `received` or `working` without a change for `stuck_s` (and
         have no announcement waiting), are `received` again and their pictures announced; how many pictures. Being stuck
-        counts as a try: a way that has used up its `tries` so is dead, with a letter."""
+        while `working` counts as a try: a way that has used up its `tries` so is dead, with a letter."""
         ...
 
     async def missing(self, space: str, *, collection: str, after: str | None, limit: int) -> tuple[Picture, ...]:

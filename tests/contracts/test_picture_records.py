@@ -203,11 +203,21 @@ async def test_what_got_stuck_is_announced_again_until_its_tries_are_used_up(dat
         time.pass_(301)
         assert await announce(database) == 0, "while its announcement waits it is not stuck"
         await database.outbox.carried([kept.number])
+        await register(database, coming("a"))  # a consumer takes it, and dies
     time.pass_(301)
     assert await announce(database) == 0
     assert await states(database, "a") == {SPACE: "dead"}
     (letter,) = (await database.dead_letters.find()).items
     assert (letter.picture_id, letter.space, letter.attempts) == ("a", SPACE, 3)
+
+
+async def test_waiting_for_a_consumer_that_is_behind_is_no_try(database: Database, time: Time) -> None:
+    await register(database, coming("a", claim=False))
+    for _ in range(5):
+        time.pass_(301)
+        assert await announce(database) == 1
+        await database.outbox.carried([kept.number for kept in await database.outbox.due(limit=10)])
+    assert [way.attempts for way in (await database.pictures.ways(["a"]))["a"]] == [0]
 
 
 async def test_what_is_given_up_leaves_a_letter_and_a_message(database: Database) -> None:

@@ -23,6 +23,7 @@ class Work:
     lasts: list[bool] = field(default_factory=list)
     away: int = 0
     broken: int = 0
+    poison: set[bytes] = field(default_factory=set)
     stubborn: set[bytes] = field(default_factory=set)
     held: asyncio.Event = field(default_factory=asyncio.Event)
     done: list[bytes] = field(default_factory=list)
@@ -37,6 +38,8 @@ class Work:
         if self.broken:
             self.broken -= 1
             raise RuntimeError("a defect of ours")
+        if self.poison & {one.value for one in deliveries}:
+            raise RuntimeError("a defect of ours that one of them brings out")
         if not last and self.stubborn & {one.value for one in deliveries}:
             raise DependencyUnavailable("this one never")
         self.done += [one.value for one in deliveries]
@@ -135,6 +138,77 @@ async def test_a_chunk_that_fails_while_others_go_through_is_told_that_it_is_the
     setting.start(batch=1, chunks=2)
     await setting.until(lambda: setting.left() == 0)
     assert b"a0" in setting.work.done
+
+
+async def test_what_fails_alone_keeps_nobody_from_going_on(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came when nothing else was there, and others come later."""
+    monkeypatch.setattr("subscribers.consumer.BASE_S", 0.001)
+    setting.work.stubborn = {b"a0"}
+    await setting.publish("a")
+    consumer = setting.start(batch=4, chunks=1)
+    await setting.until(lambda: len(setting.work.chunks) > 5)
+    assert not any(setting.work.lasts), "while nobody goes through it may be an outage"
+    await setting.publish("bcd")
+    await setting.until(lambda: setting.left() == 0)
+    assert sorted(setting.work.done) == [b"a0", b"b0", b"c1", b"d2"]
+    assert consumer.state().why == ""
+
+
+async def test_while_nothing_goes_through_no_more_is_taken_than_there_is_room_for(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subscribers.consumer.BASE_S", 0.001)
+    setting.work.away = 10**9
+    await setting.publish("abcdefghijkl")
+    consumer = setting.start(batch=2, chunks=2, in_flight=6)
+    await setting.until(lambda: consumer.state().paused and len(setting.work.chunks) > 20)
+    assert consumer.state().in_flight == 6
+    assert not any(setting.work.lasts)
+    setting.work.away = 0
+    await setting.until(lambda: setting.left() == 0)
+    assert len(setting.work.done) == 12
+
+
+async def test_the_neighbours_of_one_that_brings_out_a_defect_go_through(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subscribers.consumer.BASE_S", 0.001)
+    setting.work.poison = {b"c2"}
+    await setting.publish("abcde")
+    consumer = setting.start(batch=10)
+    await setting.until(lambda: len(setting.work.done) == 4)
+    assert setting.left() >= 1, "what was not done is not committed"
+    assert consumer.state().in_flight == 1
+    setting.work.poison = set()
+    await setting.until(lambda: setting.left() == 0)
+
+
+async def test_a_consumer_that_waits_stops_at_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subscribers.consumer.BASE_S", 1_000.0)
+    setting.work.away = 10**9
+    await setting.publish("ab")
+    consumer = setting.start()
+    await setting.until(lambda: consumer.state().why != "")
+    async with asyncio.timeout(10):
+        await consumer.stop(within_s=1_000)
+    assert setting.left() == 2
+    assert not consumer.state().running
+
+
+async def test_partitions_that_go_too_early_are_another_s(setting: Setting) -> None:
+    setting.work.held.clear()
+    await setting.publish("aaaa")
+    consumer = setting.start(batch=1, chunks=1)
+    await setting.until(lambda: len(setting.work.chunks) == 1)
+    place = (setting.work.chunks[0][0].topic, setting.work.chunks[0][0].partition)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await consumer.revoked(frozenset({place}))
+    assert consumer.state().in_flight == 0
+    setting.work.held.set()
+    await setting.until(lambda: len(setting.work.done) == 1)
+    await asyncio.sleep(0)
+    assert len(setting.work.chunks) == 1, "what waited is not begun"
 
 
 async def test_a_stopping_consumer_ends_what_it_works_on_and_leaves_the_rest(setting: Setting) -> None:

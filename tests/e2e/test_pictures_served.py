@@ -194,6 +194,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with components():
         kafka = Kafka(tmp_path_factory.mktemp("kafka"))
     kafka.start()
+    (folder / "weed").mkdir()
     with postgres_server() as database, served(folder / "weed") as store:
         made = Stack(folder, database.url, store, kafka)
         try:

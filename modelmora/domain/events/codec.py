@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from modelmora.domain.events.envelope import CONTENT_TYPE, SPEC, Event
+from modelmora.domain.registry.texts import check_json, check_text
 from modelmora.errors import InvalidInput, ValidationFailed
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
@@ -49,7 +51,7 @@ def to_kept_parts(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], 
 def read_event(value: bytes, *, key: bytes = b"", headers: Headers = (), topic: str = "") -> Event:
     """The event in a message of either mode; what its data mean is its type's business.
 
-    Raises InvalidInput for what is no JSON, ValidationFailed for what is no CloudEvent.
+    Raises InvalidInput for what is no JSON, ValidationFailed for what is no CloudEvent, or cannot be kept.
     """
     told = {name.lower(): content for name, content in headers}
     binary = any(name.startswith(_BINARY) for name in told)
@@ -59,10 +61,7 @@ def read_event(value: bytes, *, key: bytes = b"", headers: Headers = (), topic: 
     if attributes.get("specversion") != SPEC:
         found = str(attributes.get("specversion"))[:80]
         raise ValidationFailed("not a CloudEvent of version 1.0", field="specversion", found=found, expected=SPEC)
-    data = attributes.get("data")
-    if not isinstance(data, Mapping):
-        raise ValidationFailed("the event has no data", field="data", found=type(data).__name__, expected="an object")
-    others = {name: each for name, each in attributes.items() if name not in _OURS and isinstance(each, str)}
+    others = {name: _text(attributes, name) for name in attributes if name not in _OURS and _is_text(attributes[name])}
     return Event(
         id=attributes["id"],
         source=attributes["source"],
@@ -70,7 +69,7 @@ def read_event(value: bytes, *, key: bytes = b"", headers: Headers = (), topic: 
         topic=topic,
         key=key.decode(errors="replace") or others.get("partitionkey", ""),
         time=_moment(attributes.get("time")),
-        data=data,
+        data=_data(attributes),
         subject=_text(attributes, "subject"),
         tenant=others.pop("tenant", "default"),
         trace=others.pop("traceparent", ""),
@@ -85,12 +84,27 @@ def _binary(headers: Mapping[str, bytes], value: bytes) -> dict[str, Any]:
         for name, content in headers.items()
         if name.startswith(_BINARY)
     }
+    attributes.pop("data_base64", None)
     return {**attributes, "data": _json_object(value, "the event's data")}
+
+
+def _data(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An object that every store can keep; some producers write it in Base64, as JSON that they had as bytes."""
+    data = attributes.get("data")
+    if data is None and _is_text(attributes.get("data_base64")):
+        try:
+            data = _json_object(base64.b64decode(attributes["data_base64"], validate=True), "the event's data")
+        except ValueError as cause:
+            raise InvalidInput("the event's data are not Base64", field="data_base64", expected="Base64") from cause
+    if not isinstance(data, Mapping):
+        raise ValidationFailed("the event has no data", field="data", found=type(data).__name__, expected="an object")
+    check_json(data, field="data")
+    return data
 
 
 def _json_object(value: bytes, what: str) -> dict[str, Any]:
     try:
-        read = json.loads(value)
+        read = json.loads(value.decode())
     except (ValueError, RecursionError) as cause:
         raise InvalidInput(f"{what} cannot be read as JSON", found=repr(value[:40]), expected="JSON") from cause
     if not isinstance(read, dict):
@@ -98,21 +112,30 @@ def _json_object(value: bytes, what: str) -> dict[str, Any]:
     return read
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _text(attributes: Mapping[str, Any], name: str, *, needed: bool = False) -> str:
-    value = attributes.get(name, "" if not needed else None)
+    value = attributes.get(name)
+    if value is None and not needed:
+        return ""
     if not isinstance(value, str) or len(value) > MOST_CHARS or (needed and not value):
         expected = f"a text of at most {MOST_CHARS} characters"
         raise ValidationFailed("not a CloudEvent", field=name, found=repr(value)[:80], expected=expected)
+    check_text(value, field=name)
     return value
 
 
 def _moment(value: object) -> datetime:
-    """When it happened; now, where it is not said."""
+    """When it happened, in UTC; now, where it is not said."""
     if value is None:
         return datetime.now(UTC)
     try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        found = str(value)[:80]
+        if not isinstance(value, str):
+            raise TypeError("no text")
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        found = repr(value)[:80]
         raise ValidationFailed("not a moment", field="time", found=found, expected="RFC 3339") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Collection = Annotated[str, Field(pattern=f"^{COLLECTION_PATTERN}$")]
 Seq = Annotated[int, Field(ge=1, lt=2**62)]
+Bytes = Annotated[int, Field(ge=0, lt=2**62)]
 _OBJECT = re.compile(r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S.{0,1023}|file:///.{1,4095})", re.DOTALL)
 
 
@@ -24,13 +25,24 @@ def _object(value: str) -> str:
     return value
 
 
-class _Data(BaseModel):
+def _utc(value: datetime) -> datetime:
+    """One without a zone is taken as UTC."""
+    try:
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a moment that UTC has no form for") from None
+
+
+Moment = Annotated[datetime, AfterValidator(_utc)]
+
+
+class EventData(BaseModel):
     """Fields that a later release adds are passed over by an older one."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
 
 
-class _OfImage(_Data):
+class _OfImage(EventData):
     image_id: Id
     tenant: Id = "default"
     collection: Collection = "default"
@@ -42,13 +54,13 @@ class ImageMetadataRegistered(_OfImage):
     object: Annotated[str, AfterValidator(_object)]
     sha256: Sha256 | None = None
     content_type: Annotated[str, Field(max_length=128)] = ""
-    bytes: Annotated[int, Field(ge=0)] = 0
+    bytes: Bytes = 0
     filename: str = ""
     tags: list[Any] = []
     metadata: dict[str, Any] = {}
     seq: Seq = 1
-    created_at: datetime | None = None
-    expires_at: datetime | None = None
+    created_at: Moment | None = None
+    expires_at: Moment | None = None
 
 
 class ImageRemoved(_OfImage):
@@ -83,16 +95,16 @@ class EmbeddingFailed(_OfImage):
     dead_letter: bool = True
 
 
-class ModelLoaded(_Data):
+class ModelLoaded(EventData):
     """A runner has a model in memory."""
 
     model: str
     version: str
     worker: str = ""
-    bytes: Annotated[int, Field(ge=0)] = 0
+    bytes: Bytes = 0
 
 
-class ModelUnloaded(_Data):
+class ModelUnloaded(EventData):
     """A runner let a model go."""
 
     model: str
@@ -100,7 +112,7 @@ class ModelUnloaded(_Data):
     worker: str = ""
 
 
-T = TypeVar("T", bound=_Data)
+T = TypeVar("T", bound=EventData)
 
 
 def read_data(kind: type[T], data: object) -> T:

@@ -28,6 +28,11 @@ class EventTypes:
         self._current = dict(current)
         self._upcasts = dict(upcasts or {})
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all types, without their versions."""
+        return tuple(self._current)
+
     def written(self, name: str) -> str:
         """The full type of an event that is written now."""
         return f"{name}.v{self._current[name]}"
@@ -42,13 +47,14 @@ class EventTypes:
         while version != self._current[name]:
             if (name, version) not in self._upcasts:
                 said = "an event of a version that is not known here"
-                raise UnsupportedMedia(said, field="type", found=type_[:120], expected=self._versions(name))
+                raise UnsupportedMedia(said, field="type", found=type_[:120], expected=", ".join(self.versions(name)))
             data, version = self._upcasts[name, version](data), version + 1
         return name, data
 
-    def _versions(self, name: str) -> str:
+    def versions(self, name: str) -> tuple[str, ...]:
+        """The full types that are read, the oldest first."""
         older = [version for known, version in self._upcasts if known == name]
-        return ", ".join(f"{name}.v{version}" for version in sorted({*older, self._current[name]}))
+        return tuple(f"{name}.v{version}" for version in sorted({*older, self._current[name]}))
 
 
 def _draft(data: Data) -> Data:
