@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from modelmora.client import Client
 from modelmora.client.embedding import Embedding
@@ -11,7 +12,7 @@ from modelmora.domain.catalogue import Look
 from modelmora.domain.inference import Call, Content, Embedded, Image, Timings, Vector
 from modelmora.domain.models import ModelRef
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.errors import DependencyUnavailable, InternalError, ModelNotFound
+from modelmora.errors import DependencyUnavailable, InternalError, ModelNotFound, NotFound
 from modelmora.usecases.embed import Embeddings
 
 
@@ -23,7 +24,8 @@ class RemoteEmbed:
         self._look = look
 
     async def __call__(self, ref: str | None, items: Sequence[Outcome[Content]], *, call: Call) -> Embeddings:
-        """One outcome per item, same order. Raises what concerns all: DependencyUnavailable, ModelNotFound, ..."""
+        """One outcome per item, same order. Raises what concerns all: DependencyUnavailable, ModelNotFound,
+        VersionNotFound (a stream tells it of each item, but no picture is at fault), ..."""
         if ref is None:
             raise ModelNotFound("a version is named here", field="model")
         model, started = self._look().get(ModelRef.parse(ref)), time.monotonic()
@@ -31,8 +33,11 @@ class RemoteEmbed:
         places = [index for index, outcome in enumerate(outcomes) if outcome is None]
         pictures = [item.value.data for item in items if isinstance(item, Ok) and isinstance(item.value, Image)]
         remaining = max(0.001, call.deadline - started)
-        async for index, outcome in self._client.generate_batch(pictures, model=ref, timeout=remaining):
-            outcomes[places[index]] = outcome if isinstance(outcome, Failed) else self._made(outcome.value, ref)
+        async with aclosing(self._client.generate_batch(pictures, model=ref, timeout=remaining)) as answers:
+            async for index, outcome in answers:
+                if isinstance(outcome, Failed) and isinstance(outcome.error, NotFound):
+                    raise outcome.error
+                outcomes[places[index]] = outcome if isinstance(outcome, Failed) else self._made(outcome.value, ref)
         answered = [o if o is not None else Failed(DependencyUnavailable("the API did not answer")) for o in outcomes]
         total_ms = (time.monotonic() - started) * 1e3
         return Embeddings(model=model, outcomes=answered, timings=Timings(), total_ms=total_ms)

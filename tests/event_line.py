@@ -16,7 +16,7 @@ from modelmora.domain.pictures.spaces import Space
 from modelmora.domain.pictures.way import RetryRule
 from modelmora.ids import new_id
 from modelmora.ports import Delivery
-from modelmora.usecases.pictures.indexing import Indexing, Teller
+from modelmora.usecases.pictures.indexing import Embeds, Indexing, Teller
 from modelmora.usecases.pictures.ingest import Ingest, IngestSettings
 from modelmora.usecases.pictures.remove import Remove
 from modelmora.usecases.pictures.spaces import Spaces
@@ -30,13 +30,14 @@ TRIES = 3
 
 
 class Line:
-    """Every part of it, and its fakes; `specs` are the models that are served."""
+    """Every part of it, and its fakes; `specs` are the models that are served, by `embed` where that is set."""
 
     def __init__(self, *specs: ModelSpec) -> None:
         self.time, self.clock = Time(), Clock()
         self.database = FakeDatabase(self.time)
         self.vectors, self.files, self.looks = FakeVectors(), FakeFiles(), FakeLooks()
         self.world = World(catalogue=Catalogue(specs or (CLIP,), (GroupSpec(),)))
+        self.embed: Embeds | None = None
         self.draws = 1.0
         self.offset = 0
         self.rise()
@@ -51,7 +52,7 @@ class Line:
             database.pictures, database.indexes, vectors=self.vectors, files=self.files, source="/test"
         )
         self.indexing = Indexing(
-            self.world.embed(),
+            self.embed or self.world.embed(),
             self.spaces,
             vectors=self.vectors,
             records=database.pictures,

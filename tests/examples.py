@@ -14,6 +14,7 @@ LANGUAGES = ("sh", "python")
 ELSEWHERE: Mapping[str, str] = {
     "docs/adding-a-provider.md": "tests/e2e/test_adding_a_provider.py",
     "docs/client.md": "tests/doors/test_client_docs.py",
+    "docs/events.md": "tests/contracts/test_events_docs.py",
     "docs/open-inference.md": "tests/e2e/test_oip.py",
     "docs/openai.md": "tests/e2e/test_openai.py",
     "docs/predicting.md": "tests/e2e/test_tensor_docs.py",

@@ -263,7 +263,7 @@ class FakeRecords:
         told = set()
         for way in due:
             again = replace(way, state="received", next_attempt_at=None, changed_at=store.time())
-            if way.state != "retry_wait":
+            if way.state == "working":
                 again = replace(again, attempts=way.attempts + 1, first_failed_at=way.first_failed_at or way.changed_at)
                 if again.attempts >= tries:
                     self._give_up(again, source)

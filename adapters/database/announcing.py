@@ -81,8 +81,8 @@ class Announcing:
         return found
 
     def _after(self, way: Way, tries: int) -> Way:
-        """Received again. Being stuck while somebody worked on it counts as a try, and the last one ends it; waiting for
-        a consumer that is behind does not."""
+        """Received again. Being stuck while somebody worked on it is a try, and the last one ends it; waiting for a
+        consumer that is behind is none."""
         again = replace(way, state="received", next_attempt_at=None, changed_at=self._time)
         if way.state != "working":
             return again

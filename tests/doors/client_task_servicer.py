@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import grpc
 import numpy as np
 
 from modelmora.errors import ModelMoraError
@@ -20,6 +21,14 @@ class TaskServicer(inference_pb2_grpc.ModelInferenceServicer):
 
     meet: Callable[[Sequence[bytes], Any], None]
     answer: Callable[[Sequence[bytes]], Sequence[bytes | ModelMoraError]]
+
+    def UploadImages(self, requests: Iterator[inference_pb2.UploadImagesRequest], context: Any) -> Any:
+        """Not spoken here."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no pictures are kept here")
+
+    def Search(self, request: inference_pb2.SearchRequest, context: Any) -> Any:
+        """Not spoken here."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no pictures are kept here")
 
     def Classify(self, request: inference_pb2.ClassifyRequest, context: Any) -> Any:
         """The labels asked for, or cat and dog, each half as likely as the one before."""

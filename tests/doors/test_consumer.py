@@ -51,6 +51,7 @@ class Setting:
     def __init__(self) -> None:
         self.bus, self.work = MemoryBus(partitions=2), Work()
         self.work.held.set()
+        self.drawn = -1.0  # which makes every wait none
         self._running: list[tuple[Consumer, asyncio.Task[None]]] = []
 
     async def publish(self, keys: str) -> None:
@@ -58,7 +59,7 @@ class Setting:
         assert all(await self.bus.publish(events))
 
     def start(self, **pace: int) -> Consumer:
-        consumer = Consumer(self.bus.subscribe(["t"]), self.work, pace=Pace(**pace), draw=lambda: -1.0)
+        consumer = Consumer(self.bus.subscribe(["t"]), self.work, pace=Pace(**pace), draw=lambda: self.drawn)
         self._running.append((consumer, asyncio.create_task(consumer.run())))
         return consumer
 
@@ -184,8 +185,9 @@ async def test_the_neighbours_of_one_that_brings_out_a_defect_go_through(
 
 
 async def test_a_consumer_that_waits_stops_at_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subscribers.consumer.CAP_S", 1_000.0)
     monkeypatch.setattr("subscribers.consumer.BASE_S", 1_000.0)
-    setting.work.away = 10**9
+    setting.work.away, setting.drawn = 10**9, 1.0
     await setting.publish("ab")
     consumer = setting.start()
     await setting.until(lambda: consumer.state().why != "")

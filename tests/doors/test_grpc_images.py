@@ -196,6 +196,9 @@ async def test_a_search_tells_what_it_cost(kit: Kit, stub: Any) -> None:
     assert re.fullmatch(r"embed;dur=\d+\.\d\d, search;dur=\d+\.\d\d, total;dur=\d+\.\d\d", timing)
 
 
+BYTES = types_pb2.Vector(data=b"abcd", dtype=types_pb2.DTYPE_UINT8)
+
+
 @pytest.mark.parametrize(
     ("request_", "code"),
     [
@@ -208,7 +211,12 @@ async def test_a_search_tells_what_it_cost(kit: Kit, stub: Any) -> None:
         (pb.SearchRequest(queries=[pb.SearchQuery(id="nobody")]), "image_not_found"),
         (pb.SearchRequest(queries=[pb.SearchQuery(text="a", weight=float("nan"))]), "validation"),
         (pb.SearchRequest(queries=[pb.SearchQuery(vector=types_pb2.Vector(data=b"abc"))]), "validation"),
-        (pb.SearchRequest(queries=[pb.SearchQuery(vector=types_pb2.Vector(data=b"abcd", dtype=3))]), "validation"),
+        (
+            pb.SearchRequest(
+                queries=[pb.SearchQuery(vector=types_pb2.Vector(data=b"abcd", dtype=types_pb2.DTYPE_UINT8))]
+            ),
+            "validation",
+        ),
     ],
 )
 async def test_what_is_no_question_is_refused(kit: Kit, stub: Any, request_: pb.SearchRequest, code: str) -> None:

@@ -320,6 +320,17 @@ async def test_an_alias_that_a_switch_did_not_get_to_is_set(kit: Kit) -> None:
     assert kit.vectors.aliases == {CLIP_SPACE.alias: CLIP_SPACE.name}
 
 
+async def test_an_index_tells_how_many_pictures_are_in_it(kit: Kit) -> None:
+    await kit.kept(b"a", b"b")
+    await kit.kept(b"c", collection="others")
+
+    told = {index.space.collection: (index.done, index.total) for index in await kit.book.all()}
+    kit.vectors.away = AWAY
+
+    assert told == {"default": (2, 2), "others": (1, 1)}
+    assert len(await kit.book.all(collection="others")) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "version", "error"),
     [("gone", None, ModelNotFound), ("clip", "9.9.9", VersionNotFound), ("No Name", None, ValidationFailed)],

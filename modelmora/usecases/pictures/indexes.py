@@ -12,7 +12,7 @@ import structlog
 from modelmora.domain.models import ModelRef, ModelSpec
 from modelmora.domain.pictures.picture import checked_collection
 from modelmora.domain.pictures.spaces import Index, IndexState, Space
-from modelmora.errors import ModelNotFound, ValidationFailed, WrongState
+from modelmora.errors import ModelMoraError, ModelNotFound, ValidationFailed, WrongState
 from modelmora.ports import Describer, Indexes, PictureRecords, Vectors
 from modelmora.usecases.embed import Embed
 from modelmora.usecases.pictures.spaces import Spaces
@@ -52,7 +52,8 @@ class IndexBook:
         self._clock = clock
 
     async def all(self, *, collection: str | None = None) -> tuple[Index, ...]:
-        return await self._indexes.all(collection=collection)
+        """Each with how many pictures are in it now."""
+        return tuple([await self._counted(index) for index in await self._indexes.all(collection=collection)])
 
     async def get(self, ref: str, *, collection: str) -> Index:
         """The index of `name@version`; raises ModelNotFound, ValidationFailed."""
@@ -61,7 +62,7 @@ class IndexBook:
             raise ValidationFailed("an index is one version's", field="model", found=ref[:80], expected="name@version")
         for index in await self._indexes.all(collection=checked_collection(collection)):
             if index.space.key == str(wanted):
-                return index
+                return await self._counted(index)
         raise ModelNotFound(f"{ref} has no index of the collection {collection}", field="model", found=ref[:80])
 
     async def begin(self, model: str, *, version: str | None, collection: str, switch: bool, deadline: float) -> Index:
@@ -126,6 +127,14 @@ class IndexBook:
             await self._vectors.drop(index.space.name)
             await self._indexes.remove(index.space)
             log.info("index_dropped", space=index.space.key, collection=index.space.collection)
+
+    async def _counted(self, index: Index) -> Index:
+        """As its row says where the store cannot be asked."""
+        try:
+            done = await self._vectors.count(index.space.name)
+        except ModelMoraError:
+            return index
+        return replace(index, done=done, total=await self._records.count(collection=index.space.collection))
 
     async def _made(self, space: Space, spec: ModelSpec, *, switch: bool, deadline: float) -> Index:
         """The store's part first: who reads the row writes there."""

@@ -8,7 +8,7 @@ import structlog
 
 from modelmora.domain.events.data import ImageRemoved
 from modelmora.domain.pictures.picture import Picture
-from modelmora.errors import ImageNotFound, ModelMoraError
+from modelmora.errors import ImageNotFound, ModelMoraError, ValidationFailed
 from modelmora.ports import Indexes, PictureFiles, PictureQuery, PictureRecords, Vectors
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,10 @@ class Remove:
             raise ImageNotFound(f"there is no picture {id_}", field="id", found=id_[:80])
 
     async def where(self, query: PictureQuery) -> int:
-        """All that the query finds, a page at a time."""
+        """All that the query finds, a page at a time. Raises ValidationFailed where it asks for what was removed."""
+        if query.state == "deleted":
+            expected = "a state of pictures that are there"
+            raise ValidationFailed("they were removed already", field="state", found="deleted", expected=expected)
         count = 0
         while found := (await self._records.find(query)).items:
             count += await self([picture.id for picture in found])

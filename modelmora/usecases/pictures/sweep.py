@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -36,6 +36,7 @@ class Sweep:
         stuck_s: float,
         tries: int,
         nudge: Callable[[], None] = lambda: None,
+        wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._records = records
         self._letters = letters
@@ -46,19 +47,21 @@ class Sweep:
         self._stuck_s = stuck_s
         self._tries = tries
         self._nudge = nudge
+        self._wait = wait
         self._failing = False
 
     async def run(self) -> None:
-        """For ever."""
+        """For ever, whatever happens: nobody else would announce again."""
         while True:
             try:
                 await self.turn()
                 self._failing = False
-            except ModelMoraError as error:
+            except Exception as cause:
                 if not self._failing:
-                    log.warning("sweep_failed", code=error.code, why=error.detail)
+                    expected = isinstance(cause, ModelMoraError)
+                    log.warning("sweep_failed", why=str(cause), exc_info=None if expected else cause)
                 self._failing = True
-            await asyncio.sleep(PERIOD_S)
+            await self._wait(PERIOD_S)
 
     async def turn(self) -> int:
         """How many pictures were announced again. Raises DependencyUnavailable."""
