@@ -27,6 +27,7 @@ NOT_RUN: Mapping[str, str] = {
     "make serve": "sets up and serves: what every test of tests/e2e does in its own way",
     "modelmora pull clip-vit-b-32": "fetches 605 MB from a hub; tests/contracts/test_artifacts.py has a hub of its own",
     "' bentoml serve": "serves; tests/e2e/test_openai.py starts a server with this setting",
+    "-m subscribers": "takes a broker and stores; tests/e2e/test_pictures_served.py starts it with all of them",
     "-m load.bench": "measures for minutes to hours; tests/unit/test_bench_*.py try its parts",
 }
 """What marks an example that is run nowhere as it stands, and why."""

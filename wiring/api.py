@@ -46,7 +46,7 @@ from runners.predicting import RunnerPredictor
 from runners.segmenting import RunnerSegmenter
 from wiring import artifacts_of, objects_of
 from wiring.footprints import FootprintMemory
-from wiring.gallery import Stores, gallery_of
+from wiring.gallery import Around, Stores, gallery_of
 from wiring.pictures import open_pictures
 from wiring.registry import follow_registry, registry_of
 from wiring.runner import runner_host
@@ -147,14 +147,8 @@ class ApiWorker:
     async def _build(self, stack: contextlib.AsyncExitStack) -> Application:
         settings = self.settings
         settings.make_data_dir()
-        database = await Database.open(settings.database.url, images_topic=settings.events.images_topic)
-        stack.push_async_callback(database.close)
-        stores = Stores(
-            database=database,
-            files=await open_files(settings, stack),
-            vectors=await open_vectors(settings, stack),
-            events=open_events(settings, stack),
-        )
+        stores = await self._stores(stack)
+        database = stores.database
         roster = await follow_registry(database, self.catalogue)
         footprints = FootprintMemory(database.footprints, database.leases, roster)
         handle, errands = await self._runners(stack, footprints)
@@ -171,14 +165,12 @@ class ApiWorker:
         cached = CachedEmbedder(inference, inference, cache)
         embed = Embed(admission, cached, inference, open_pictures(settings, stack), capacity=errands)
         decoding = Decoding(errands)
-        gallery = gallery_of(
-            settings,
-            stack,
-            stores,
-            embed,
+        around = Around(
+            embed=embed,
+            host=handle,
             describer=inference,
             capacity=errands,
-            looks=Looks(errands, max_pixels=settings.limits.pixels),
+            looks=Looks(errands, max_pixels=limits.pixels),
             decoding=decoding,
             limits=limits,
             look=roster,
@@ -195,11 +187,22 @@ class ApiWorker:
             models=models,
             describe=Describe(models, inference),
             decoding=decoding,
-            gallery=gallery,
+            gallery=gallery_of(settings, stack, stores, around),
             registry=registry,
             health=health,
             limits=limits,
             version=__version__,
+        )
+
+    async def _stores(self, stack: contextlib.AsyncExitStack) -> Stores:
+        settings = self.settings
+        database = await Database.open(settings.database.url, images_topic=settings.events.images_topic)
+        stack.push_async_callback(database.close)
+        return Stores(
+            database=database,
+            files=await open_files(settings, stack),
+            vectors=await open_vectors(settings, stack),
+            events=open_events(settings, stack),
         )
 
     async def _runners(

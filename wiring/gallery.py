@@ -19,6 +19,7 @@ from modelmora.ids import new_id
 from modelmora.ports import (
     Capacity,
     Describer,
+    ModelHost,
     PictureFiles,
     PictureLooks,
     Publisher,
@@ -28,6 +29,7 @@ from modelmora.settings import Settings
 from modelmora.usecases.admission import Limits
 from modelmora.usecases.decoding import Decoding
 from modelmora.usecases.embed import Embed
+from modelmora.usecases.events.models import ModelEvents
 from modelmora.usecases.events.relay import Relay
 from modelmora.usecases.pictures.arrivals import Receiving
 from modelmora.usecases.pictures.filling import Filling
@@ -47,6 +49,8 @@ from modelmora.usecases.pictures.upload_stream import UploadStream
 from subscribers.consumer import Consumer, Pace
 from wiring.registry import now
 
+HOLDER = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+"""Whose leases those of this process are."""
 STOP_S = 5.0
 """So long may the consumer of an API worker end what it works on."""
 
@@ -123,82 +127,129 @@ def pace_of(settings: Settings) -> Pace:
     return Pace(batch=settings.ingest.batch, in_flight=settings.ingest.in_flight)
 
 
-def gallery_of(
-    settings: Settings,
-    stack: contextlib.AsyncExitStack,
-    stores: Stores,
-    embed: Embed,
-    *,
-    describer: Describer,
-    capacity: Capacity,
-    looks: PictureLooks,
-    decoding: Decoding,
-    limits: Limits,
-    look: Look,
-    spawn: Callable[[contextlib.AsyncExitStack, Coroutine[Any, Any, None]], None],
-) -> Gallery:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What an API worker has beside the stores: the use case that embeds, and what it stands on."""
+
+    embed: Embed
+    host: ModelHost
+    describer: Describer
+    capacity: Capacity
+    looks: PictureLooks
+    decoding: Decoding
+    limits: Limits
+    look: Look
+    spawn: Callable[[contextlib.AsyncExitStack, Coroutine[Any, Any, None]], None]
+
+
+def gallery_of(settings: Settings, stack: contextlib.AsyncExitStack, stores: Stores, around: Around) -> Gallery:
     """All that doors ask for; the relay, the sweep, re-indexing and the consumer run until the stack is closed."""
-    database = stores.database
-    holder = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
-    relay = Relay(database.outbox, stores.events, database.leases, holder=holder)
-    core = core_of(settings, stores, embed, look, looks=looks, nudge=relay.nudge)
-    records, source = database.pictures, source_of()
-    letters = Letters(database.dead_letters, source=source, nudge=relay.nudge)
+    database, source = stores.database, source_of()
+    relay = Relay(database.outbox, stores.events, database.leases, holder=HOLDER)
+    core = core_of(settings, stores, around.embed, around.look, looks=around.looks, nudge=relay.nudge)
     book = IndexBook(
-        database.indexes, stores.vectors, core.spaces, records=records, embed=embed, describer=describer, clock=now
-    )
-    upload = Upload(
-        Receiving(looks, stores.files, limits=limits, ttl_s=settings.ingest.ttl_s, new_id=new_id, clock=now),
-        core.indexing,
+        database.indexes,
+        stores.vectors,
         core.spaces,
-        records=records,
-        capacity=capacity,
-        limits=limits,
-        settings=UploadSettings(source=source, sync_s=settings.ingest.sync_ms / 1e3),
-    )
-    filling = Filling(core.indexing, vectors=stores.vectors, records=records, files=stores.files, limits=limits)
-    reindex = Reindex(
-        book,
-        filling,
-        embed,
-        indexes=database.indexes,
-        vectors=stores.vectors,
-        records=records,
-        leases=database.leases,
-        holder=holder,
-        limits=limits,
+        records=database.pictures,
+        embed=around.embed,
+        describer=around.describer,
         clock=now,
     )
-    sweep = Sweep(
-        records,
+    sweep = sweep_of(settings, stores, core, holder=HOLDER, nudge=relay.nudge)
+    stack.push_async_callback(relay.release)  # whoever comes next need not wait for the lease to run out
+    models = _model_events(settings, stores, around.host)
+    for work in (relay.run(), sweep.run(), _reindex(stores, core, book, around).run(), models.run()):
+        around.spawn(stack, work)
+    _consume_here(settings, stack, stores, core, around)
+    search = Search(
+        around.embed,
+        core.spaces,
+        vectors=stores.vectors,
+        indexes=database.indexes,
+        describer=around.describer,
+        look=around.look,
+    )
+    return Gallery(
+        upload=UploadStream(_upload(settings, stores, core, around), around.decoding),
+        search=search,
+        pictures=KeptPictures(database.pictures, stores.files, around.looks, limits=around.limits),
+        remove=core.remove,
+        letters=Letters(database.dead_letters, source=source, nudge=relay.nudge),
+        indexes=book,
+    )
+
+
+def sweep_of(settings: Settings, stores: Stores, core: Core, *, holder: str, nudge: Callable[[], None]) -> Sweep:
+    """Waits that are over, what is stuck, what has expired."""
+    database = stores.database
+    return Sweep(
+        database.pictures,
         database.dead_letters,
         core.remove,
         database.leases,
         holder=holder,
-        source=source,
+        source=source_of(),
         stuck_s=settings.ingest.stuck_s,
         tries=settings.ingest.tries,
-        nudge=relay.nudge,
+        nudge=nudge,
     )
-    for work in (relay.run(), sweep.run(), reindex.run()):
-        spawn(stack, work)
+
+
+def _model_events(settings: Settings, stores: Stores, host: ModelHost) -> ModelEvents:
+    return ModelEvents(
+        host,
+        stores.database.outbox,
+        stores.database.leases,
+        lease=f"model-events-{os.uname().nodename}-{os.getppid()}",
+        holder=HOLDER,
+        source=source_of(),
+        topic=settings.events.models_topic,
+        new_id=new_id,
+        clock=now,
+    )
+
+
+def _upload(settings: Settings, stores: Stores, core: Core, around: Around) -> Upload:
+    receiving = Receiving(
+        around.looks, stores.files, limits=around.limits, ttl_s=settings.ingest.ttl_s, new_id=new_id, clock=now
+    )
+    return Upload(
+        receiving,
+        core.indexing,
+        core.spaces,
+        records=stores.database.pictures,
+        capacity=around.capacity,
+        limits=around.limits,
+        settings=UploadSettings(source=source_of(), sync_s=settings.ingest.sync_ms / 1e3),
+    )
+
+
+def _reindex(stores: Stores, core: Core, book: IndexBook, around: Around) -> Reindex:
+    database = stores.database
+    filling = Filling(
+        core.indexing, vectors=stores.vectors, records=database.pictures, files=stores.files, limits=around.limits
+    )
+    return Reindex(
+        book,
+        filling,
+        around.embed,
+        indexes=database.indexes,
+        vectors=stores.vectors,
+        records=database.pictures,
+        leases=database.leases,
+        holder=HOLDER,
+        limits=around.limits,
+        clock=now,
+    )
+
+
+def _consume_here(
+    settings: Settings, stack: contextlib.AsyncExitStack, stores: Stores, core: Core, around: Around
+) -> None:
+    """Events that stay in this process are taken in here."""
     if isinstance(stores.events, MemoryBus):
         subscription = stores.events.subscribe([settings.events.images_topic])
         consumer = Consumer(subscription, core.ingest, pace=pace_of(settings))
-        spawn(stack, consumer.run())
+        around.spawn(stack, consumer.run())
         stack.push_async_callback(consumer.stop, within_s=STOP_S)
-    return Gallery(
-        upload=UploadStream(upload, decoding),
-        search=Search(
-            embed,
-            core.spaces,
-            vectors=stores.vectors,
-            indexes=database.indexes,
-            describer=describer,
-            look=look,
-        ),
-        pictures=KeptPictures(records, stores.files, looks, limits=limits),
-        remove=core.remove,
-        letters=letters,
-        indexes=book,
-    )

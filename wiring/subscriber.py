@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -18,13 +16,15 @@ from modelmora.errors import ValidationFailed
 from modelmora.ports import Subscription
 from modelmora.settings import Settings
 from modelmora.usecases.events.relay import Relay
-from modelmora.usecases.pictures.sweep import Sweep
 from modelmora.usecases.registry.roster import Roster
 from subscribers.consumer import Consumer
 from subscribers.remote import RemoteEmbed
 from wiring import load_catalogue
-from wiring.gallery import Stores, core_of, pace_of, source_of
+from wiring.gallery import HOLDER, Stores, core_of, pace_of, sweep_of
 from wiring.stores import open_cache, open_events, open_files, open_vectors
+
+PATIENCE_S = 15.0
+"""So long does the client try again before the consumer waits, and says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +61,11 @@ async def open_subscriber(settings: Settings, stack: contextlib.AsyncExitStack) 
     )
     roster = Roster(load_catalogue(settings), database.models, database.versions, database.audit)
     await roster.refresh()
-    client = await stack.enter_async_context(Client(settings.subscriber.api))
-    holder = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
-    relay = Relay(database.outbox, stores.events, database.leases, holder=holder)
+    client = await stack.enter_async_context(Client(settings.subscriber.api, timeout=PATIENCE_S))
+    relay = Relay(database.outbox, stores.events, database.leases, holder=HOLDER)
+    stack.push_async_callback(relay.release)
     core = core_of(settings, stores, RemoteEmbed(client, roster), roster, looks=None, nudge=relay.nudge)
-    sweep = Sweep(
-        database.pictures,
-        database.dead_letters,
-        core.remove,
-        database.leases,
-        holder=holder,
-        source=source_of(),
-        stuck_s=settings.ingest.stuck_s,
-        tries=settings.ingest.tries,
-        nudge=relay.nudge,
-    )
+    sweep = sweep_of(settings, stores, core, holder=HOLDER, nudge=relay.nudge)
     told: list[Consumer] = []
 
     async def on_revoked(partitions: frozenset[tuple[str, int]]) -> None:

@@ -70,8 +70,8 @@ async def test_letters_are_listed_the_newest_first(kit: Kit, http: httpx.AsyncCl
         "detail": "no JSON",
         "stage": "reading",
         "attempts": 1,
-        "first_failed_at": "2030-01-01T00:00:00Z",
-        "failed_at": "2030-01-01T00:00:04Z",
+        "first_failed_at": "2030-01-01T00:00:00.000000Z",
+        "failed_at": "2030-01-01T00:00:04.000000Z",
         "replayed_at": None,
     }
 

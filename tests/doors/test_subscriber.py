@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ NEXT = replace(CLIP, version="9.0.0", default=False)
 
 @pytest.fixture
 async def client(grpc_server: GrpcServer) -> AsyncIterator[Client]:
-    async with Client(f"grpc://127.0.0.1:{grpc_server.port}", retry=Retry(attempts=1)) as client:
+    async with Client(f"grpc://127.0.0.1:{grpc_server.port}", retry=Retry(retries=0)) as client:
         yield client
 
 
@@ -93,7 +93,7 @@ async def test_a_server_that_is_away_is_an_outage(client: Client, grpc_server: G
     line = Line()
     line.embed = asking(client)
     line.rise()
-    with pytest.raises(Outage, match="127.0.0.1"):
+    with pytest.raises(Outage, match=r"127\.0\.0\.1"):
         await line.ingest(line.coming("a"))
     assert [way.attempts for way in line.database.store.of("a")] == [0]
 
@@ -123,7 +123,7 @@ class Setting:
     trouble: ModelMoraError | None
     broker: ModelMoraError | None
 
-    async def ingest(self, deliveries: list[Delivery], *, last: bool = False) -> None:
+    async def ingest(self, deliveries: Sequence[Delivery], *, last: bool = False) -> None:
         if self.trouble is not None:
             raise self.trouble
 
@@ -204,6 +204,7 @@ async def test_a_loop_that_stands_still_is_not_alive(setting: Setting, monkeypat
 
     async def receive(**_: object) -> list[Delivery]:
         await forever.wait()
+        await asyncio.sleep(0)
         return []
 
     monkeypatch.setattr(setting.subscription, "receive", receive)
@@ -238,5 +239,5 @@ def test_where_events_stay_in_the_api_worker_it_says_so_in_one_sentence(tmp_path
     assert done.returncode == 2
     (said,) = done.stderr.strip().splitlines()
     assert "MODELMORA_EVENTS_URL" in said
-    assert "kafka://host:port" in said
+    assert "Kafka" in said
     assert list(tmp_path.iterdir()) == []

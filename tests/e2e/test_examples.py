@@ -55,7 +55,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     sams.hub_like(folder / "sam-vit-base", sams.build(256))
     processor = processor_of("ViT", size={"height": 32, "width": 32})
     stored_model(folder / "vit-base", configured("vit"), processor, classifier=True)
-    server = serve(folder / "server", registry=registry(folder))
+    vectors = (folder / "vectors").as_uri()
+    server = serve(folder / "server", registry=registry(folder), env={"MODELMORA_VECTORS_URL": vectors})
     try:
         server.wait_ready()
         yield server

@@ -239,7 +239,7 @@ def test_models_are_listed_loaded_and_unloaded(page: Page, folder: Path) -> None
 
 
 def test_nothing_is_brought_from_elsewhere_and_nothing_is_complained_of(page: Page, drawings: list[Path]) -> None:
-    page.browser.get_log("browser")  # what was before  # type: ignore[no-untyped-call]
+    page.browser.get_log("browser")  # type: ignore[no-untyped-call] # what was before
     for path in ("/", "/models"):
         page.open(path)
         page.until(lambda: page.texts("main li"), "something to see")

@@ -68,7 +68,7 @@ models:
         "9: models[0].source: found 'huggingface:org/name', takes bundled:NAME, hub:ORGANISATION/NAME "
         "(optionally @REVISION), file:PATH or object:SHA256",
         "10: models[0].grup: found a key that means nothing here, takes only the keys name, version, type, provider, "
-        "source, group, default, config, device, precision, engine, batching, warmup, pin, idle_ttl; "
+        "source, group, default, config, device, precision, engine, batching, warmup, pin, idle_ttl, index; "
         "did you mean 'group'?",
     ]
 

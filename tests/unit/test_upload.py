@@ -381,6 +381,21 @@ async def test_bytes_that_somebody_removed_meanwhile_are_stored_again(kit: Kit) 
     assert kit.files.objects == {unwrap(outcome).picture.object: b"a"}
 
 
+async def test_a_picture_that_is_removed_while_it_is_embedded_leaves_no_vector(kit: Kit) -> None:
+    await kit.kept(b"another")
+    kit.world.embedder.holds = {b"going": asyncio.Event()}
+    upload = asyncio.create_task(kit.bring(b"going"))
+    await kit.world.embedder.entered.wait()
+    (id_,) = [way.picture_id for way in kit.database.store.ways.values() if way.state == "working"]
+
+    await kit.remove().one(id_)
+    kit.world.embedder.holds[b"going"].set()
+    await upload
+
+    assert id_ not in kit.vectors.ids_in(CLIP_SPACE.name)
+    assert len(kit.vectors.ids_in(CLIP_SPACE.name)) == 1
+
+
 @pytest.mark.parametrize(
     "said", [{"collection": "No Name"}, {"ttl_s": 0}, {"tags": ["x" * 200]}, {"metadata": {"a": None}}]
 )

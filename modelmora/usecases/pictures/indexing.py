@@ -94,6 +94,7 @@ class Indexing:
         """
         steps = await self.steps(going, call=call)
         await self._records.finish(steps)
+        await self.forget_removed(steps, {one.picture.id: one.picture.collection for one in going})
         return {(step.picture_id, step.space): step.verdict for step in steps}
 
     async def steps(self, going: Sequence[Going], *, call: Call) -> list[Step]:
@@ -104,6 +105,19 @@ class Indexing:
                 by_space.setdefault(way.space, []).append(one)
         ended = await asyncio.gather(*(self._into(space, some, call) for space, some in by_space.items()))
         return [step for some in ended for step in some]
+
+    async def forget_removed(self, steps: Sequence[Step], collections: Mapping[str, str]) -> None:
+        """Who removed a picture while it was on its way found no vector of it yet."""
+        made = {(step.picture_id, step.space) for step in steps if step.verdict.state == "indexed"}
+        try:
+            ways = await self._records.ways({id_ for id_, _ in made}) if made else {}
+            for way in (way for some in ways.values() for way in some):
+                if way.state == "tombstoned" and (way.picture_id, way.space) in made:
+                    model, _, version = way.space.partition("@")
+                    space = Space(model=model, version=version, collection=collections[way.picture_id])
+                    await self._vectors.delete(space.name, [way.picture_id])
+        except ModelMoraError as error:  # the event of the removal does it again
+            log.warning("removed_not_looked_for", code=error.code)
 
     async def _into(self, key: str, going: Sequence[Going], call: Call) -> list[Step]:
         """All of them into one space; whatever fails is a verdict."""

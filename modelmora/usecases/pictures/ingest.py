@@ -127,6 +127,7 @@ class Ingest:
         await self._look_at(registered, deadline)
         steps = await self._steps(registered, deadline, last=last)
         await self._records.finish(steps)
+        await self._indexing.forget_removed(steps, {one.picture.id: one.picture.collection for one in registered})
         for step in steps:
             counts.add(step.verdict.code or step.verdict.state)
         counts.tell()

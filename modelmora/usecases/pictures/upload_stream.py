@@ -35,7 +35,7 @@ class UploadStream:
     ) -> None:
         self._upload = upload
         self._decoding = decoding
-        self._window_items = window_items
+        self._window_items = min(window_items, upload.limits.items)
         self._window_bytes = window_bytes
 
     async def __call__(
