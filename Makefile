@@ -40,7 +40,9 @@ setup: $(VENV)/.dev  ## Everything development needs
 components: $(VENV)/.components $(PROTO)/.tools $(VENV)/kafka/.complete browser  ## What tests need besides: PostgreSQL, SeaweedFS, Redis, Kafka, Chromium, the generator of the stubs
 
 browser:  ## Debian's Chromium and its driver, for tests of the web pages (as root)
-	command -v chromium chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; }
+	if command -v chromium && command -v chromedriver; then :; \
+	elif command -v apt-get; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
+	else echo "NOT INSTALLED: chromium and chromedriver; tests of the web pages are skipped"; fi
 
 bench: setup  ## The benchmark's table (long); see docs/performance.md
 	$(BIN)/python -m load.bench
