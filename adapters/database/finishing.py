@@ -104,6 +104,8 @@ def _after(way: Way, step: Step, time: datetime) -> Way | None:
         return replace(done, stage="", code="", detail="")
     if way.state in GIVEN_UP:
         return None
+    if verdict.state == "superseded":
+        return replace(way, state="superseded", next_attempt_at=None, changed_at=time)
     return replace(
         way,
         state=verdict.state,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelmora.domain.inference import Call
 from modelmora.domain.models import ModelSpec
 from modelmora.domain.pictures.spaces import IndexSettings, Space
+from modelmora.domain.pictures.way import shown
 from modelmora.errors import (
     DeadlineExceeded,
     DependencyUnavailable,
@@ -304,6 +305,14 @@ async def test_a_space_that_was_let_go_of_meanwhile_is_not_made_again(
     await line.ingest(deliveries)
     assert line.indexed() == ["a"]
     assert Space(model="dino", version="1.0.0").name not in line.vectors.indexes
+    monkeypatch.undo()
+    line.time.pass_(3_600)
+    line.clock.now += 3_600
+    await line.database.pictures.announce_again(stuck_s=300, tries=3, limit=10, source="/sweep")
+    await line.ingest([line.announced(await line.database.pictures.get("a"))])
+    ways = (await line.database.pictures.ways(["a"]))["a"]
+    assert {way.space: way.state for way in ways} == {CLIP.key: "indexed", DINO.key: "superseded"}
+    assert shown(ways) == "indexed", "a model that is not there any more makes no picture fail"
 
 
 async def test_a_removal_takes_vectors_and_bytes_along_however_often_it_is_told(line: Line) -> None:

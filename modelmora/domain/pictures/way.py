@@ -52,9 +52,9 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What becomes of a way after a step: the next state, and why."""
+    """What becomes of a way after a step: the next state, and why. `superseded` is one into a space that is no more."""
 
-    state: Literal["indexed", "retry_wait", "rejected", "dead"]
+    state: Literal["indexed", "retry_wait", "rejected", "dead", "superseded"]
     delay_s: float = 0.0
     stage: Stage = ""
     code: str = ""

@@ -100,11 +100,16 @@ class Indexing:
     async def steps(self, going: Sequence[Going], *, call: Call) -> list[Step]:
         """As above, with the verdicts for the caller to keep."""
         by_space: dict[str, list[Going]] = {}
+        steps: list[Step] = []
         for one in going:
             for way in one.ways:
-                by_space.setdefault(way.space, []).append(one)
+                if await self._spaces.left(_space(way.space, one.picture.collection)):
+                    verdict = Verdict(state="superseded")
+                    steps.append(Step(picture_id=one.picture.id, space=way.space, seq=way.seq, verdict=verdict))
+                else:
+                    by_space.setdefault(way.space, []).append(one)
         ended = await asyncio.gather(*(self._into(space, some, call) for space, some in by_space.items()))
-        return [step for some in ended for step in some]
+        return steps + [step for some in ended for step in some]
 
     async def forget_removed(self, steps: Sequence[Step], collections: Mapping[str, str]) -> None:
         """Who removed a picture while it was on its way found no vector of it yet."""
@@ -113,8 +118,7 @@ class Indexing:
             ways = await self._records.ways({id_ for id_, _ in made}) if made else {}
             for way in (way for some in ways.values() for way in some):
                 if way.state == "tombstoned" and (way.picture_id, way.space) in made:
-                    model, _, version = way.space.partition("@")
-                    space = Space(model=model, version=version, collection=collections[way.picture_id])
+                    space = _space(way.space, collections[way.picture_id])
                     await self._vectors.delete(space.name, [way.picture_id])
         except ModelMoraError as error:  # the event of the removal does it again
             log.warning("removed_not_looked_for", code=error.code)
@@ -214,6 +218,11 @@ class Indexing:
 def _of_all(error: ModelMoraError) -> ModelMoraError:
     """What befell a whole call: that a version is gone is no picture's fault, and none is refused for it."""
     return WrongState(error.detail) if isinstance(error, NotFound) else error
+
+
+def _space(key: str, collection: str) -> Space:
+    model, _, version = key.partition("@")
+    return Space(model=model, version=version, collection=collection)
 
 
 def _content(one: Going) -> Outcome[Content]:

@@ -63,6 +63,11 @@ class Spaces:
         served = [(model, version) for model, version in sorted(versions) if catalogue.find(model, version)]
         return tuple(Space(model=model, version=version, collection=collection) for model, version in served)
 
+    async def left(self, space: Space) -> bool:
+        """Whether nothing is indexed there any more: no model asks for it, and no index of it is filled."""
+        filled = (index.space for index in await self._of(space.collection) if index.state in FILLING)
+        return space not in filled and space not in await self.of(space.collection)
+
     async def index_of(self, collection: str, model: str) -> Index | None:
         """The one that is searched; None before anything is indexed. Raises DependencyUnavailable."""
         for index in await self._of(collection):
