@@ -18,7 +18,7 @@ from tests.e2e.serving import ROOT, Server, serve
 
 TOOLS = Path(sys.executable).parent
 PAGE = (ROOT / "docs" / "adding-a-provider.md").read_text()
-ROOMS = ("service.py", "wiring", "modelmora", "api", "runners", "registry", "adapters", "docs/pictures")
+ROOMS = ("service.py", "wiring", "modelmora", "api", "runners", "registry", "adapters", "subscribers", "docs/pictures")
 
 
 def blocks(language: str) -> list[str]:
