@@ -13,6 +13,7 @@ from adapters.database import Database
 from modelmora.domain.events.codec import read_event
 from modelmora.domain.events.images import registered
 from modelmora.domain.outcome import Failed, unwrap
+from modelmora.domain.registry.pages import Paging
 from modelmora.errors import Conflict, ImageNotFound, LimitExceeded, ValidationFailed
 from modelmora.ports import PictureQuery, Registered
 from tests.pictures import SPACE, START, Time, coming, digest, picture, step
@@ -284,7 +285,7 @@ async def test_chunks_that_overlap_make_each_picture_once_whoever_is_faster(data
             await asyncio.gather(
                 bring(both[0], names, "a"), bring(both[1], names[::-1], "b"), remove(both[0]), remove(both[1])
             )
-        pages = await both[0].pictures.find(PictureQuery())
+        pages = await both[0].pictures.find(PictureQuery(page=Paging(limit=500, descending=True)))
         contents = [one.sha256 for one in pages.items]
         assert len(contents) == len(set(contents))
         assert {one.id for one in pages.items} >= set(names)
