@@ -6,9 +6,10 @@ STUBS  := grpcio-tools==1.71.2 mypy-protobuf==3.6.0 grpcio==1.85.1 protobuf==5.2
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 SOURCES := modelmora api runners registry adapters subscribers load training wiring service.py
+SUDO   = $(shell test "$$(id -u)" = 0 || command -v sudo)
 LOCK   := $(UV) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: browser serve test test-all nightly endurance check setup components bench bench-tools proto lock train clean
+.PHONY: browser kafka serve test test-all nightly endurance check setup components bench bench-tools proto lock train clean
 
 serve: $(VENV)/.serve  ## Serve the bundled model on http://127.0.0.1:3000 and gRPC 127.0.0.1:50051
 	$(BIN)/modelmora serve
@@ -37,11 +38,11 @@ check: setup  ## Lint, types, import contracts
 
 setup: $(VENV)/.dev  ## Everything development needs
 
-components: $(VENV)/.components $(PROTO)/.tools $(VENV)/kafka/.complete browser  ## What tests need besides: PostgreSQL, SeaweedFS, Redis, Kafka, Chromium, the generator of the stubs
+components: $(VENV)/.components $(PROTO)/.tools kafka browser  ## What tests need besides: PostgreSQL, SeaweedFS, Redis, Kafka, Chromium, the generator of the stubs
 
-browser:  ## Debian's Chromium and its driver, for tests of the web pages (as root)
+browser:  ## Debian's Chromium and its driver, for tests of the web pages (as root, or by sudo)
 	if command -v chromium && command -v chromedriver; then :; \
-	elif command -v apt-get; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
+	elif command -v apt-get; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
 	else echo "NOT INSTALLED: chromium and chromedriver; tests of the web pages are skipped"; fi
 
 bench: setup  ## The benchmark's table (long); see docs/performance.md
@@ -69,6 +70,7 @@ $(VENV)/.components: requirements/components.txt $(VENV)/.dev
 	touch $@
 
 $(VENV)/kafka/.complete: load/components/pom.xml | $(VENV)/.bootstrap
+	@{ command -v java && command -v mvn; } >/dev/null || { echo 'Kafka takes Java 17 and Maven: on Debian, apt-get install openjdk-17-jre-headless maven'; exit 1; }
 	mvn -B -q -f load/components/pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(VENV)/kafka
 	touch $@
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 from collections import Counter as Tally
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, multiprocess
 
 from modelmora.domain.inference import Inference
+from modelmora.domain.models import Task
 from modelmora.domain.outcome import Failed, Ok
 
 _STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -27,7 +29,7 @@ QUEUE_SECONDS = Histogram(
 PREPROCESS_SECONDS = Histogram(
     "modelmora_preprocess_seconds", "Decoding or tokenising an item", ["model", "version", "task"], buckets=_STAGES
 )
-CACHED = Counter("modelmora_cache_items", "Items that the cache was asked for, by what it knew", ["task", "code"])
+CACHED = Counter("modelmora_cache_requests", "Items that the cache was asked for, by what came of it", ["task", "code"])
 CACHE_BYTES = Gauge("modelmora_cache_bytes", "Bytes of embeddings in memory", multiprocess_mode="livesum")
 CACHE_ERRORS = Counter("modelmora_cache_errors", "Questions that the cache's server did not answer")
 OUTBOX_WAITING = Gauge(
@@ -51,6 +53,18 @@ def count_inference(record: Inference) -> None:
     if done:
         QUEUE_SECONDS.labels(model, version, task).observe(max(t.queue_ms for t in done) / 1e3)
         PREPROCESS_SECONDS.labels(model, version, task).observe(max(t.preprocess_ms for t in done) / 1e3)
+
+
+@functools.cache
+def _cached(task: str, code: str) -> Counter:
+    return CACHED.labels(task, code)
+
+
+def count_cached(task: Task, code: Literal["hit", "miss", "joined", "error"], items: int) -> None:
+    """`miss`: computed for who asked; `joined`: for another, at the same time; `error`: what lay there could not be
+    read, and is counted as one of those too."""
+    if items:
+        _cached(task, code).inc(items)
 
 
 def forget(pid: int) -> None:

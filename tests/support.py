@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import pytest
 
 from load.components.processes import Absent, end, reserve_port, start
 
-__all__ = ["CI", "components", "end", "only_on_linux", "required_in_ci", "reserve_port", "start", "wait_until"]
+__all__ = ["CI", "components", "end", "only_on_linux", "required_in_ci", "reserve_port"]
+__all__ += ["running", "start", "wait_until"]
 
 CI = os.environ.get("CI") == "true"
 
@@ -46,3 +47,21 @@ def components() -> Iterator[None]:
         yield
     except Absent as absent:
         required_in_ci(str(absent))
+
+
+class Component(Protocol):
+    """One of `load.components`."""
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@contextmanager
+def running(component: Component) -> Iterator[None]:
+    """Up within the block, whatever comes of it there; afterwards nobody reads what it kept, so it is killed."""
+    try:
+        component.start()
+        yield
+    finally:
+        component.kill()

@@ -23,7 +23,6 @@ from modelmora.settings import Settings
 from modelmora.telemetry import count_inference
 from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
-from modelmora.usecases.cached import CachedEmbedder
 from modelmora.usecases.classify import Classify
 from modelmora.usecases.compare import Compare
 from modelmora.usecases.decoding import Decoding
@@ -45,6 +44,7 @@ from runners.looks import Looks
 from runners.predicting import RunnerPredictor
 from runners.segmenting import RunnerSegmenter
 from wiring import artifacts_of, objects_of
+from wiring.cache import remembering
 from wiring.footprints import FootprintMemory
 from wiring.gallery import Around, Stores, gallery_of
 from wiring.pictures import open_pictures
@@ -162,8 +162,8 @@ class ApiWorker:
         for work in (reconciler.run(), footprints.keep(handle.workers), roster.follow(), registry.validation.run()):
             _spawn(stack, work)
         admission = Admission(traffic, limits=limits, hooks=[count_inference])
-        cached = CachedEmbedder(inference, inference, cache)
-        embed = Embed(admission, cached, inference, open_pictures(settings, stack), capacity=errands)
+        embedder = remembering(inference, cache)
+        embed = Embed(admission, embedder, inference, open_pictures(settings, stack), capacity=errands)
         decoding = Decoding(errands)
         around = Around(
             embed=embed,

@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
 
+from adapters.cache.together import Together
 from modelmora.errors import DependencyUnavailable
 from modelmora.telemetry import CACHE_ERRORS
 
@@ -21,11 +24,18 @@ log = structlog.get_logger(__name__)
 PREFIX = "mm:e:"
 TIMEOUT_S = 0.25
 REST_S = 1.0
-"""So long nothing is asked of a server that did not answer: a request does not wait for it twice."""
+"""Between two looks at a server that did not answer; no request waits for one."""
+
+AT_ONCE = 256
+"""Embeddings asked for, or kept, in one question."""
 
 
 class RedisCache:
-    """One question for all keys, one pipeline for all that is kept."""
+    """One question for all keys that are wanted at the same time, one pipeline for all that is kept then.
+
+    A server that does not answer is asked nothing more until it does: that is tried in the background. One that
+    answers, but refuses (it is full, it may only be read), is asked on.
+    """
 
     def __init__(
         self,
@@ -33,37 +43,36 @@ class RedisCache:
         *,
         ttl_s: int,
         timeout_s: float = TIMEOUT_S,
-        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Nothing is asked yet; the URL's password is not told to anybody."""
         told = urlsplit(url)
         self._where = f"{told.scheme}://{told.hostname}:{told.port or 6379}"
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
-        self._clock = clock
-        self._resting_until = 0.0
-        self._away = False
+        self._sleep = sleep
+        self._probing: asyncio.Task[None] | None = None
+        self._refusing = False
         self._redis: Redis = Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, max_connections=64
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1),  # a connection that the server closed while it was idle
         )
+        self._reading: Together[None, dict[str, bytes | None]] = Together(self._read, otherwise={}, at_most=AT_ONCE)
+        self._writing: Together[bytes, None] = Together(self._write, otherwise=None, at_most=AT_ONCE)
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See the port."""
-        nothing: list[bytes | None] = [None] * len(keys)
-        named = [PREFIX + key for key in keys]
-        return await self._asked(lambda: cast(Any, self._redis.mget(named)), nothing) if keys else nothing
+        if not keys or self._probing is not None:
+            return [None] * len(keys)
+        found = await self._reading.ask(dict.fromkeys(keys))
+        return [found.get(key) for key in keys]
 
     async def put(self, entries: Mapping[str, bytes]) -> None:
         """See the port."""
-
-        async def work() -> None:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for key, value in entries.items():
-                    pipeline.set(PREFIX + key, value, ex=self._ttl_s)
-                await pipeline.execute()
-
-        if entries:
-            await self._asked(work, None)
+        if entries and self._probing is None:
+            await self._writing.ask(entries)
 
     async def ping(self) -> float:
         """See the port."""
@@ -77,29 +86,68 @@ class RedisCache:
 
     async def close(self) -> None:
         """Idempotent."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        await self._reading.close()
+        await self._writing.close()
         await self._redis.aclose()
 
+    async def _read(self, entries: Mapping[str, None]) -> dict[str, bytes | None]:
+        keys = list(entries)
+
+        async def work() -> dict[str, bytes | None]:
+            found: Sequence[bytes | None] = await cast(Any, self._redis.mget([PREFIX + key for key in keys]))
+            return dict(zip(keys, found, strict=True))
+
+        return await self._asked(work, {})
+
+    async def _write(self, entries: Mapping[str, bytes]) -> None:
+        async def work() -> None:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for key, value in entries.items():
+                    pipeline.set(PREFIX + key, value, ex=self._ttl_s)
+                await pipeline.execute()
+
+        await self._asked(work, None)
+
     async def _asked(self, work: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """What the server says; `otherwise` where it does not, and while it rests after that."""
-        if self._clock() < self._resting_until:
+        """What the server says; `otherwise` where it does not, or is known to be away."""
+        if self._probing is not None:
             return otherwise
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await work()
-        except (RedisError, OSError, TimeoutError) as cause:
+                return await work()
+        except ResponseError as cause:
+            self._refused(cause)
+        except Exception as cause:  # whatever it is, a request must not fail of it
             self._rest(cause)
-            return otherwise
-        if self._away:
-            self._away = False
-            log.info("cache_back", where=self._where)
-        return answer
+        return otherwise
+
+    def _refused(self, cause: ResponseError) -> None:
+        CACHE_ERRORS.inc()
+        if not self._refusing:
+            self._refusing = True
+            log.warning("cache_refuses", where=self._where, why=type(cause).__name__)
 
     def _rest(self, cause: Exception) -> None:
         CACHE_ERRORS.inc()
-        self._resting_until = self._clock() + REST_S
-        if not self._away:
-            self._away = True
+        if self._probing is None:
             log.warning("cache_away", where=self._where, why=str(cause) or type(cause).__name__)
+            self._probing = asyncio.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Until it answers."""
+        answers = False
+        while not answers:
+            await self._sleep(REST_S)
+            try:
+                await self.ping()
+                answers = True
+            except Exception:  # whatever it is, the next look may find it gone
+                CACHE_ERRORS.inc()
+        self._probing, self._refusing = None, False
+        log.info("cache_back", where=self._where)
 
     def _unavailable(self, cause: Exception) -> DependencyUnavailable:
         why = str(cause) or "it does not answer in time"

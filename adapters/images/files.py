@@ -5,47 +5,29 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import secrets
+import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from modelmora.errors import DependencyUnavailable, ImageNotFound, LimitExceeded, PermissionDenied, ValidationFailed
+from adapters.images.names import absent, endless, no_object, picture_key, shown, thumbnail_key, too_large
+from adapters.objects.coming import COMING, create, settle, sync, translated
+from modelmora.errors import PermissionDenied
 
 T = TypeVar("T")
 
-PICTURES, THUMBNAILS = "pictures", "thumbnails"
-
-
-def picture_key(sha256: str) -> str:
-    return f"{PICTURES}/{sha256[:2]}/{sha256}"
-
-
-def thumbnail_key(sha256: str) -> str:
-    return f"{THUMBNAILS}/{sha256[:2]}/{sha256}.webp"
-
-
-def too_large(object_: str, found: int, limit: int) -> LimitExceeded:
-    said = f"{object_} has {found:,} bytes, more than {limit:,}"
-    return LimitExceeded(said, field="object", found=f"{found} bytes", expected=f"at most {limit} bytes")
-
-
-def absent(object_: str) -> ImageNotFound:
-    return ImageNotFound(f"there is no {object_}", field="object", found=object_[:200])
-
-
-def no_object(object_: str, expected: str) -> ValidationFailed:
-    return ValidationFailed("not an object of this store", field="object", found=object_[:200], expected=expected)
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+"""What the system says of a name where no file is, or can be."""
 
 
 class FilePictures:
     """`pictures/ab/abcd...` and `thumbnails/ab/abcd....webp` in a folder, for this user alone."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._root = root.absolute()
 
     async def put(self, sha256: str, data: bytes, *, content_type: str) -> str:
         """See the port."""
@@ -55,10 +37,8 @@ class FilePictures:
 
     async def get(self, object_: str, *, max_bytes: int) -> bytes:
         """See the port; nothing outside of the folder is read, whatever a link in it says."""
-        parts = urlsplit(object_)
-        if parts.scheme != "file" or parts.netloc or not parts.path:
-            raise no_object(object_, f"file://{self._root}/...")
-        return await self._do(lambda: self._read(Path(unquote(parts.path)), object_, max_bytes))
+        path = self._path(object_)
+        return await self._do(lambda: self._read(path, object_, max_bytes))
 
     async def remove(self, sha256: str) -> None:
         """See the port."""
@@ -89,52 +69,67 @@ class FilePictures:
         await self._do(lambda: self._root.mkdir(mode=0o700, parents=True, exist_ok=True))
         return (time.perf_counter() - start) * 1e3
 
+    def _path(self, object_: str) -> Path:
+        """Raises ValidationFailed for what can be no file's name: who announces pictures may write anything."""
+        try:
+            parts = urlsplit(object_)
+            path = unquote(parts.path)
+            if parts.scheme == "file" and not parts.netloc and path and "\0" not in path:
+                path.encode()
+                return Path(path)
+        except ValueError:
+            pass
+        raise no_object(object_, f"file://{self._root}/...")
+
     def _read(self, path: Path, object_: str, max_bytes: int) -> bytes:
         try:
             real = path.resolve(strict=True)
             if not real.is_relative_to(self._root.resolve()):
-                said = f"{object_} lies outside of the folder of pictures"
-                raise PermissionDenied(said, field="object", found=object_[:200])
-            with real.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > max_bytes:
-                    raise too_large(object_, size, max_bytes)
-                return file.read(max_bytes)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                said = f"{shown(object_)} lies outside of the folder of pictures"
+                raise PermissionDenied(said, field="object", found=shown(object_))
+            # Neither a link that was put there in between is followed, nor is a pipe waited for.
+            descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except RuntimeError:  # links in a circle
             raise absent(object_) from None
+        except OSError as cause:
+            if cause.errno in _NO_FILE:
+                raise absent(object_) from None
+            raise
+        try:
+            return _content(descriptor, object_, max_bytes)
+        finally:
+            os.close(descriptor)
 
     def _write(self, place: Path, data: bytes) -> None:
+        """Whole or not at all; what is there already in that size is left."""
+        with suppress(FileNotFoundError):
+            if place.stat().st_size == len(data):
+                return
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(place, data)
+        file, coming = create(self._root / COMING)
+        try:
+            with file:
+                file.write(data)
+                sync(file)
+                settle(coming, place)
+        finally:
+            coming.unlink(missing_ok=True)
 
     async def _do(self, work: Callable[[], T]) -> T:
         """In a thread; what the system says becomes ours."""
-        with _translated(self._root):
+        with translated(self._root, "pictures"):
             return await asyncio.to_thread(work)
 
 
-def _write(place: Path, data: bytes) -> None:
-    """Whole or not at all; what is there already in that size is left."""
-    with suppress(FileNotFoundError):
-        if place.stat().st_size == len(data):
-            return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    coming = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
-    try:
-        with coming.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        coming.replace(place)
-    finally:
-        coming.unlink(missing_ok=True)
-
-
-@contextmanager
-def _translated(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        said = "is full: make room, or name another folder" if full else f"cannot be used: {cause.strerror}"
-        raise DependencyUnavailable(f"the folder for pictures, {root}, {said} (MODELMORA_OBJECTS_URL)") from cause
+def _content(descriptor: int, object_: str, max_bytes: int) -> bytes:
+    """Of an open file; never more than may be is in memory."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise absent(object_)
+    if status.st_size > max_bytes:
+        raise too_large(object_, status.st_size, max_bytes)
+    with open(descriptor, "rb", closefd=False) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise endless(object_, max_bytes)
+    return data

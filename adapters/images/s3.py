@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
-import urllib3
 from minio import Minio
-from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError
+from minio.error import S3Error
+from urllib3 import BaseHTTPResponse
 
-from adapters.images.files import absent, no_object, picture_key, thumbnail_key, too_large
+from adapters.images.names import absent, endless, no_object, picture_key, shown, thumbnail_key, too_large
+from adapters.objects.s3_client import TROUBLES, connections, place_of, unavailable
 from modelmora.errors import DependencyUnavailable, ModelMoraError, PermissionDenied
 
 T = TypeVar("T")
 
 CONNECT_S, READ_S, RETRIES, THREADS = 3.0, 15.0, 1, 16
-_TROUBLES = (MinioException, HTTPError, OSError, ValueError)
-_GONE = frozenset({"NoSuchKey", "NoSuchBucket"})
+LONGEST_KEY = 1_024
+"""Bytes, as S3 has it."""
 
 
 class S3Pictures:
@@ -40,13 +41,9 @@ class S3Pictures:
         """`endpoint` is a host and a port; nothing is asked yet."""
         self._bucket = bucket
         self._readable = frozenset({bucket, *also})
-        self._where = f"{'https' if secure else 'http'}://{endpoint}/{bucket}"
-        connections = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-            retries=urllib3.Retry(total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-            maxsize=THREADS,
-        )
-        self._client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=connections)
+        self._where = place_of(endpoint, bucket, secure=secure)
+        http = connections(connect_s=CONNECT_S, read_s=READ_S, retries=RETRIES, most=THREADS)
+        self._client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=http)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
 
     async def prepare(self) -> None:
@@ -59,11 +56,11 @@ class S3Pictures:
         await self._do(work)
 
     async def put(self, sha256: str, data: bytes, *, content_type: str) -> str:
-        """See the port."""
+        """See the port. The store shows an object when it is whole."""
         key = picture_key(sha256)
 
         def work() -> None:
-            if self._size(self._bucket, key) != len(data):
+            if self._size(key) != len(data):
                 self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type=content_type)
 
         await self._do(work)
@@ -71,12 +68,10 @@ class S3Pictures:
 
     async def get(self, object_: str, *, max_bytes: int) -> bytes:
         """See the port."""
-        bucket, slash, key = object_.removeprefix("s3://").partition("/")
-        if not object_.startswith("s3://") or not slash or not key:
-            raise no_object(object_, f"s3://{self._bucket}/...")
+        bucket, key = self._place(object_)
         if bucket not in self._readable:
-            said = f"the bucket {bucket} may not be read from; MODELMORA_INGEST_BUCKETS names those that may"
-            raise PermissionDenied(said, field="object", found=object_[:200])
+            said = f"the bucket {shown(bucket)} may not be read from; MODELMORA_INGEST_BUCKETS names those that may"
+            raise PermissionDenied(said, field="object", found=shown(object_))
         return await self._do(lambda: self._read(bucket, key, object_, max_bytes))
 
     async def remove(self, sha256: str) -> None:
@@ -97,61 +92,87 @@ class S3Pictures:
 
     async def thumbnail(self, sha256: str) -> bytes | None:
         """See the port."""
-        key = thumbnail_key(sha256)
-
-        def work() -> bytes | None:
-            return None if self._size(self._bucket, key) is None else self._bytes(self._bucket, key, None)
-
-        return await self._do(work)
+        return await self._do(lambda: self._thumbnail(thumbnail_key(sha256)))
 
     async def ping(self) -> float:
         """See the port."""
         start = time.perf_counter()
-        await self._do(lambda: self._client.bucket_exists(self._bucket))
+        await self._do(self._look_for_bucket)
         return (time.perf_counter() - start) * 1e3
 
     def close(self) -> None:
         """Lets go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _place(self, object_: str) -> tuple[str, str]:
+        """Bucket and key; raises ValidationFailed for what no store takes: it would be asked for again and again."""
+        bucket, _, key = object_.removeprefix("s3://").partition("/")
+        size = len(key.encode(errors="replace"))
+        never = "\0" in key or not {".", ".."}.isdisjoint(key.split("/")) or not _is_text(object_)
+        if not object_.startswith("s3://") or not bucket or not 0 < size <= LONGEST_KEY or never:
+            raise no_object(object_, f"s3://{self._bucket}/...")
+        return bucket, key
+
     def _read(self, bucket: str, key: str, object_: str, max_bytes: int) -> bytes:
-        size = self._size(bucket, key)
-        if size is None:
-            raise absent(object_)
-        if size > max_bytes:
-            raise too_large(object_, size, max_bytes)
-        data = self._bytes(bucket, key, max_bytes + 1)
-        if len(data) > max_bytes:  # it grew meanwhile
-            raise too_large(object_, len(data), max_bytes)
+        with self._opened(bucket, key) as response:
+            if response is None:
+                raise absent(object_)
+            size = int(response.headers.get("Content-Length", 0))
+            if size > max_bytes:
+                raise too_large(object_, size, max_bytes)
+            data = response.read(max_bytes + 1)  # what breaks off raises: it is no picture that is cut short
+        if len(data) > max_bytes:
+            raise endless(object_, max_bytes)
         return data
 
-    def _size(self, bucket: str, key: str) -> int | None:
-        try:
-            return self._client.stat_object(bucket, key).size or 0
-        except S3Error as cause:
-            if cause.code in _GONE:
-                return None
-            raise
+    def _thumbnail(self, key: str) -> bytes | None:
+        with self._opened(self._bucket, key) as response:
+            return None if response is None else response.read()
 
-    def _bytes(self, bucket: str, key: str, most: int | None) -> bytes:
-        response = self._client.get_object(bucket, key)
+    @contextmanager
+    def _opened(self, bucket: str, key: str) -> Iterator[BaseHTTPResponse | None]:
+        """An object that is about to be read; None where there is none. Its own bucket is always to be there."""
         try:
-            return response.read(most) if most is not None else response.read()
+            response = self._client.get_object(bucket, key)
+        except S3Error as cause:
+            if cause.code == "NoSuchKey" or (cause.code == "NoSuchBucket" and bucket != self._bucket):
+                yield None
+                return
+            raise
+        try:
+            yield response
         finally:
             response.close()
             response.release_conn()
+
+    def _look_for_bucket(self) -> None:
+        """Raises DependencyUnavailable."""
+        if not self._client.bucket_exists(self._bucket):
+            said = f"the object store has no bucket {self._where}; make it, or name another (MODELMORA_OBJECTS_URL)"
+            raise DependencyUnavailable(said, retry_after_s=1.0)
+
+    def _size(self, key: str) -> int | None:
+        """None for what is not there."""
+        try:
+            return self._client.stat_object(self._bucket, key).size or 0
+        except S3Error as cause:
+            if cause.code == "NoSuchKey":
+                return None
+            raise
 
     async def _do(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ModelMoraError:
             raise
-        except _TROUBLES as cause:
-            raise self._translated(cause) from cause
+        except TROUBLES as cause:
+            raise unavailable(self._where, cause) from cause
 
-    def _translated(self, cause: Exception) -> ModelMoraError:
-        if isinstance(cause, S3Error) and cause.code in _GONE:
-            return absent(f"{cause.bucket_name}/{cause.object_name}")
-        why = f"{cause.code}: {cause.message}" if isinstance(cause, S3Error) else str(cause)
-        said = f"the object store {self._where} does not do what it is asked: {why}; MODELMORA_OBJECTS_URL names it"
-        return DependencyUnavailable(said, retry_after_s=1.0)
+
+def _is_text(name: str) -> bool:
+    """Half a surrogate pair, which JSON can name, is none."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from adapters.objects.coming import COMING, locked, settle, sync, translated
+from adapters.objects.coming import create as _create
 from adapters.objects.hashing import Hashing
 from modelmora.errors import DependencyUnavailable, ValidationFailed
 from modelmora.ports import StoredObject, Upload
 
 CHUNK_BYTES = 2**20
-KEPT, COMING = "sha256", "uploads"
+KEPT = "sha256"
 
 
 class FileObjects:
@@ -30,19 +29,19 @@ class FileObjects:
     async def put(self, chunks: AsyncIterable[bytes], *, sha256: str | None = None) -> StoredObject:
         """See the port."""
         hashing = Hashing(chunks)
-        with _translated(self._root):
+        with translated(self._root, "objects"):
             file, coming = await asyncio.to_thread(_create, self._root / COMING)
         try:
             try:
                 async for chunk in hashing:  # what it raises is the caller's own
-                    with _translated(self._root):
+                    with translated(self._root, "objects"):
                         await asyncio.to_thread(file.write, chunk)
                 hashing.check_given(sha256)
-                with _translated(self._root):
-                    await asyncio.to_thread(_sync, file)
+                with translated(self._root, "objects"):
+                    await asyncio.to_thread(sync, file)
                     return await asyncio.to_thread(self._keep, coming, hashing.sha256)
             finally:
-                with _translated(self._root):
+                with translated(self._root, "objects"):
                     file.close()
         finally:
             with suppress(OSError):
@@ -50,7 +49,7 @@ class FileObjects:
 
     async def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
         """See the port."""
-        with _translated(self._root):
+        with translated(self._root, "objects"):
             try:
                 file = await asyncio.to_thread(self._place(sha256).open, "rb")
             except FileNotFoundError:
@@ -63,7 +62,7 @@ class FileObjects:
 
     async def _chunks(self, file: BinaryIO) -> AsyncGenerator[bytes, None]:
         while True:
-            with _translated(self._root):
+            with translated(self._root, "objects"):
                 chunk = await asyncio.to_thread(file.read, CHUNK_BYTES)
             if not chunk:
                 return
@@ -71,7 +70,7 @@ class FileObjects:
 
     async def find(self, sha256: str) -> StoredObject | None:
         """See the port."""
-        with _translated(self._root):
+        with translated(self._root, "objects"):
             return await asyncio.to_thread(_stored, self._place(sha256))
 
     async def remove(self, sha256: str) -> bool:
@@ -84,12 +83,12 @@ class FileObjects:
                 return False
             return True
 
-        with _translated(self._root):
+        with translated(self._root, "objects"):
             return await asyncio.to_thread(work)
 
     async def all(self) -> AsyncGenerator[StoredObject, None]:
         """See the port."""
-        with _translated(self._root):
+        with translated(self._root, "objects"):
             for folder in await asyncio.to_thread(lambda: sorted((self._root / KEPT).glob("*"))):
                 for one in await asyncio.to_thread(_stored_in, folder):
                     if one is not None:
@@ -110,7 +109,7 @@ class FileObjects:
             left = [file for file in (self._root / COMING).glob("*") if _older(file, older_than)]
             return sum(map(_left, left))
 
-        with _translated(self._root):
+        with translated(self._root, "objects"):
             return await asyncio.to_thread(work)
 
     def _place(self, sha256: str) -> Path:
@@ -118,15 +117,8 @@ class FileObjects:
 
     def _keep(self, coming: Path, sha256: str) -> StoredObject:
         """In its place for good; what is there already stays, and is as new again."""
-        place = self._place(sha256)
-        place.parent.mkdir(parents=True, exist_ok=True)
         status = coming.stat()
-        coming.replace(place)
-        descriptor = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        settle(coming, self._place(sha256))
         return _told(sha256, status)
 
 
@@ -141,40 +133,16 @@ def nothing_came(upload: str) -> ValidationFailed:
     return ValidationFailed(said, field="name", found=upload, expected="the name of an upload that is complete")
 
 
-def _create(folder: Path) -> tuple[BinaryIO, Path]:
-    """A new file, and where; whoever writes it holds its lock, by which it is known from what was left."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    while True:
-        path = folder / secrets.token_hex(16)
-        file = path.open("xb")
-        if _locked(file) and os.fstat(file.fileno()).st_nlink:
-            return file, path
-        file.close()  # swept before it was locked
-
-
 def _left(path: Path) -> bool:
     """Removes an upload that nobody writes any more; whether it was one."""
     try:
         with path.open("rb") as file:
-            if not _locked(file):
+            if not locked(file):
                 return False
             path.unlink(missing_ok=True)
     except FileNotFoundError:
         return False
     return True
-
-
-def _locked(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _stored(path: Path) -> StoredObject | None:
@@ -200,13 +168,3 @@ def _older(path: Path, than: datetime) -> bool:
         return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC) < than
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _translated(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        said = "is full: make room, or name another folder" if full else f"cannot be used: {cause.strerror}"
-        raise DependencyUnavailable(f"the folder for objects, {root}, {said} (MODELMORA_OBJECTS_URL)") from cause

@@ -16,11 +16,12 @@ from typing import Any, BinaryIO, TypeVar, cast
 import urllib3
 from minio import Minio
 from minio.commonconfig import ComposeSource
-from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError
+from minio.error import S3Error
 
-from adapters.objects.files import CHUNK_BYTES, COMING, KEPT, missing, nothing_came
+from adapters.objects.coming import COMING
+from adapters.objects.files import CHUNK_BYTES, KEPT, missing, nothing_came
 from adapters.objects.hashing import Hashing
+from adapters.objects.s3_client import TROUBLES, connections, place_of, unavailable
 from modelmora.errors import DependencyUnavailable
 from modelmora.ports import StoredObject, Upload
 
@@ -35,7 +36,6 @@ CONNECT_S, READ_S, QUESTION_S, RETRIES = 5.0, 60.0, 10.0, 2
 THREADS, UPLOADS = 16, 8
 SMALL_BYTES = 64 * 2**10
 """What is no larger goes in one piece, without waiting for those that are."""
-_TROUBLES = (MinioException, HTTPError, OSError, ValueError)
 
 
 class S3Objects:
@@ -44,7 +44,7 @@ class S3Objects:
     def __init__(self, endpoint: str, bucket: str, *, access_key: str, secret_key: str, secure: bool) -> None:
         """`endpoint` is a host and a port; nothing is asked yet."""
         self._bucket = bucket
-        self._where = f"{'https' if secure else 'http'}://{endpoint}/{bucket}"
+        self._where = place_of(endpoint, bucket, secure=secure)
         keys = (endpoint, access_key, secret_key)
         self._client = Minio(*keys, secure=secure, http_client=_connections(READ_S))
         self._asking = Minio(*keys, secure=secure, http_client=_connections(QUESTION_S))
@@ -218,9 +218,9 @@ class S3Objects:
         except S3Error as cause:
             if cause.code == "NoSuchKey":
                 return None
-            raise self._unavailable(cause) from cause
-        except _TROUBLES as cause:
-            raise self._unavailable(cause) from cause
+            raise unavailable(self._where, cause) from cause
+        except TROUBLES as cause:
+            raise unavailable(self._where, cause) from cause
 
     async def _ask(
         self, work: Callable[[], T], *, left: Callable[[], None] | None = None, on: ThreadPoolExecutor | None = None
@@ -240,16 +240,11 @@ class S3Objects:
                 await asyncio.wait([working])
                 working.cancelled() or working.exception()
                 raise
-        except (S3Error, *_TROUBLES) as cause:
-            raise self._unavailable(cause) from cause
+        except TROUBLES as cause:
+            raise unavailable(self._where, cause) from cause
 
     async def _in_thread(self, work: Callable[[], T], on: ThreadPoolExecutor | None = None) -> T:
         return await asyncio.get_running_loop().run_in_executor(on or self._threads, work)
-
-    def _unavailable(self, cause: Exception) -> DependencyUnavailable:
-        why = f"{cause.code}: {cause.message}" if isinstance(cause, S3Error) else str(cause)
-        said = f"the object store {self._where} does not do what it is asked: {why}; MODELMORA_OBJECTS_URL names it"
-        return DependencyUnavailable(said, retry_after_s=1.0)
 
 
 class _Source(io.RawIOBase):
@@ -306,11 +301,7 @@ async def _first(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 def _connections(read_s: float) -> urllib3.PoolManager:
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
-        retries=urllib3.Retry(total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-        maxsize=THREADS + UPLOADS,
-    )
+    return connections(connect_s=CONNECT_S, read_s=read_s, retries=RETRIES, most=THREADS + UPLOADS)
 
 
 def _key(sha256: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m load.bench`: the comparison; `... start`, `hop`: single costs; `... bad`, `zoo`, `soak`: under strain."""
+"""`python -m load.bench`: the comparison; `start`, `hop`, `cached`: single costs; `bad`, `zoo`, `soak`: under load."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from load.bench import cached as remembering
 from load.bench import compare as comparing
 from load.bench import hop as hopping
 from load.bench import machine, plan, profile, subjects, tables, wrk
@@ -142,6 +143,25 @@ def hop(*, callers: int, plain: bool, profiled: bool, quick: bool, file: Path | 
     write(file, run)
     click.echo(hopping.markdown(run))
     click.echo(table)
+
+
+@main.command()
+@click.option("--callers", type=click.IntRange(1, 1024), default=32, show_default=True)
+@click.option(
+    "--cache", default="memory://", show_default=True, help="What remembers, as MODELMORA_CACHE_URL takes it."
+)
+@QUICK
+@JSON
+@WORK
+def cached(*, callers: int, cache: str, quick: bool, file: Path | None, work: Path) -> None:
+    """CPU of the API workers for an embedding that is remembered."""
+    options = remembering.Options(
+        callers=callers, windows=1 if quick else MIN_PAIRS, seconds=2 if quick else 10, cache=cache
+    )
+    with run_folder(work) as folder:
+        run = remembering.cached(options, folder, say=say)
+    write(file, run)
+    click.echo(remembering.markdown(run))
 
 
 for scenario in (bad, zoo, soak, swap):

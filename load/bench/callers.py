@@ -39,6 +39,7 @@ class Load:
     `bad_every`: each so many-th request over HTTP is bad on purpose: a picture that breaks off, or a text with
     BAD_WORD in it, and must be answered with `bad_status`. `models`: each request names one of these instead of
     `model`, drawn by Zipf's law. `top_k`: so many classes of each picture are asked for instead of its embedding.
+    `distinct`: so many different requests over HTTP, again and again; 0: none twice.
     """
 
     party: Party
@@ -53,6 +54,7 @@ class Load:
     bad_status: int = 400
     models: tuple[str, ...] = ()
     top_k: int = 0
+    distinct: int = 0
 
     def command(self) -> list[str]:
         """The command line that starts such a process."""
@@ -146,6 +148,8 @@ def payload_for(load: Load) -> payloads.Payload:
     if load.models:
         return payloads.drawn([_payload(load, images, model) for model in load.models], load.models)
     good = _payload(load, images, load.model)
+    if load.distinct:
+        return payloads.repeated(good, load.distinct)
     if not load.bad_every:
         return good
     cut_short = [image[: len(image) // 2] for image in images]

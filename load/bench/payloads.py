@@ -76,6 +76,15 @@ def drawn(requests: Sequence[Payload], models: Sequence[str]) -> Payload:
     return request
 
 
+def repeated(requests: Payload, distinct: int) -> Payload:
+    """The first `distinct` of the requests, again and again."""
+
+    def request(number: int) -> Sequence[bytes]:
+        return requests(number % distinct)
+
+    return request
+
+
 def is_bad(number: int, every: int) -> bool:
     """Whether that request of a mixed load is a bad one; `every` 0: none is."""
     return every > 0 and number % every == every - 1

