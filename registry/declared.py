@@ -89,6 +89,7 @@ def _between_fields(document: Document, families: Families | None) -> Iterator[W
     for place, model in entries:
         if families is not None:
             yield from _not_run(families, place, model)
+        yield from _not_indexed(place, model)
         yield from _unknown((*place, "group"), model.get("group"), list(dict.fromkeys(names)), "a group under `groups`")
     yield from _twice(document, entries)
     yield from _several_defaults(document, entries)
@@ -103,6 +104,13 @@ def _not_run(families: Families, place: Place, model: dict[str, Any]) -> Iterato
         if type_ not in serves:
             takes = f"what provider {provider} serves: {' or '.join(serves)}"
             yield Wrong(place=(*place, "type"), found=shown(type_), takes=takes)
+
+
+def _not_indexed(place: Place, model: dict[str, Any]) -> Iterator[Wrong]:
+    """An index of what makes no vectors."""
+    type_, index = model.get("type"), model.get("index", False)
+    if index is not False and type_ in MODEL_TYPES and type_ != "embedding":
+        yield Wrong(place=(*place, "index"), found=f"an index of a {type_} model", takes="an index of embedding models")
 
 
 def _unknown(place: Place, word: object, known: Collection[str], what: str) -> Iterator[Wrong]:

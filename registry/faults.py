@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from modelmora.errors import Fault, ValidationFailed
 from registry.lines import Document, Place
-from registry.schema import Declared, DeclaredRegistry
+from registry.schema import SETTINGS, SWITCH, Declared, DeclaredRegistry
 
 
 class RegistryError(ValidationFailed):
@@ -76,13 +76,11 @@ def of_shape(error: ValidationError, document: Document) -> Iterator[Wrong]:
 
 
 def _of_shape(error: ErrorDetails, document: Document) -> Wrong:
+    where: Place = tuple(part for part in error["loc"] if part not in (SWITCH, SETTINGS))
     if error["type"] == "missing":
-        place: Place = error["loc"]
-        return Wrong(place=place, found="nothing", takes=_field(place).takes)
+        return Wrong(place=where, found="nothing", takes=_field(where).takes)
     # What follows the place names the branch of a union, or says that a key is meant.
-    place = next(
-        error["loc"][:n] for n in range(len(error["loc"]), -1, -1) if error["loc"][:n] in document.lines or n == 0
-    )
+    place = next(where[:n] for n in range(len(where), -1, -1) if where[:n] in document.lines or n == 0)
     if error["type"] == "extra_forbidden":
         keys = _field(place[:-1]).keys
         takes = f"only the keys {', '.join(keys)}"

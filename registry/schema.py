@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from modelmora.domain.models import GROUP_PATTERN, NAME_PATTERN, SEMVER_PATTERN, Engine, ModelType, Precision
 
@@ -94,6 +94,15 @@ class DeclaredIndex(Declared):
     )
 
 
+SWITCH, SETTINGS = "<switch>", "<settings>"
+"""What tells the two forms of an index apart; faults are told of the one that was meant, and without these."""
+
+OneIndex = Annotated[
+    Annotated[bool, Tag(SWITCH)] | Annotated[DeclaredIndex, Tag(SETTINGS)],
+    Discriminator(lambda value: SETTINGS if isinstance(value, dict | DeclaredIndex) else SWITCH),
+]
+
+
 class DeclaredModel(Declared):
     """One version of one model."""
 
@@ -117,7 +126,7 @@ class DeclaredModel(Declared):
     warmup: bool = takes("true or false; true to load and run once before the server is ready", default=True)
     pin: bool = takes("true or false; true to never evict it", default=False)
     idle_ttl: Duration | None = takes("seconds without use until it is unloaded, or a time such as 10m", default=None)
-    index: bool | DeclaredIndex = takes(
+    index: OneIndex = takes(
         "true, false or a mapping of m, ef_construct, quantization, always_ram, on_disk, payload", default=False
     )
 

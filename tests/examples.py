@@ -19,6 +19,7 @@ ELSEWHERE: Mapping[str, str] = {
     "docs/openai.md": "tests/e2e/test_openai.py",
     "docs/predicting.md": "tests/e2e/test_tensor_docs.py",
     "docs/registry-http.md": "tests/doors/test_http_registry_docs.py",
+    "docs/sdk-images.md": "tests/doors/test_client_images.py",
     "docs/tensors.md": "tests/e2e/test_tensor_docs.py",
 }
 """Pages whose every example is run by a test of their own; those of the others by tests/e2e/test_examples.py."""

@@ -16,7 +16,7 @@ import structlog
 from adapters.vectors import owner_messages as m
 from modelmora.domain.pictures.search import Hit, Point, Question
 from modelmora.domain.pictures.spaces import IndexSettings
-from modelmora.errors import DependencyUnavailable, ModelMoraError, from_code, unexpected
+from modelmora.errors import DependencyUnavailable, ModelMoraError, unexpected
 from modelmora.ports import Vectors
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ def socket_of(folder: Path) -> Path:
     if len(os.fsencode(beside)) <= LONGEST:
         return beside
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]
-    return Path(tempfile.gettempdir()) / f"modelmora-{os.getuid()}" / f"{digest}.sock"
+    return _of_this_user() / f"{digest}.sock"
 
 
 class SharedVectors:
@@ -68,6 +68,7 @@ class SharedVectors:
         """Raises DependencyUnavailable where the socket cannot be made."""
         try:
             self._socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_private(self._socket.parent)
             self._socket.unlink(missing_ok=True)  # left by an owner that was killed: the folder's lock says that it is
         except OSError as cause:
             raise DependencyUnavailable(f"{self._socket} cannot be made: {cause.strerror}") from cause
@@ -97,11 +98,10 @@ class SharedVectors:
             asked = m.asked(data)
             return m.packed(await self._does[asked.kind](asked))
         except ModelMoraError as error:
-            return m.packed(m.Answer(code=error.code, detail=error.detail))
+            return m.packed(m.failed(error))
         except Exception as cause:
             log.error("shared_vectors_failed", exc_info=cause)
-            defect = unexpected()
-            return m.packed(m.Answer(code=defect.code, detail=defect.detail))
+            return m.packed(m.failed(unexpected()))
 
     async def _create(self, asked: m.Create) -> m.Answer:
         await self._vectors.create(asked.name, dimension=asked.dimension, settings=asked.settings)
@@ -214,10 +214,22 @@ class OwnerVectors:
     async def _ask(self, asked: m.Message) -> m.Answer:
         try:
             data = await self._call(m.packed(asked), timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as cause:
-            said = f"the API worker that has the vectors does not answer on {self._socket}: {cause.details()}"
-            raise DependencyUnavailable(said, retry_after_s=1.0) from cause
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as cause:
+            reason = cause.details() if isinstance(cause, grpc.aio.AioRpcError) else cause
+            said = f"the API worker that has the vectors does not answer on {self._socket}: {reason}"
+            raise DependencyUnavailable(f"{said}; MODELMORA_VECTORS_URL names them", retry_after_s=1.0) from cause
         answer = m.Answer.model_validate_json(data)
-        if answer.code is not None:
-            raise from_code(answer.code, answer.detail)
+        if answer.error is not None:
+            raise m.raised(answer.error)
         return answer
+
+
+def _of_this_user() -> Path:
+    return Path(tempfile.gettempdir()) / f"modelmora-{os.getuid()}"
+
+
+def _check_private(folder: Path) -> None:
+    """Anybody may make folders among the temporary ones, and would own what is in theirs."""
+    there = folder.lstat()
+    if folder == _of_this_user() and (there.st_uid != os.getuid() or there.st_mode & 0o077):
+        raise DependencyUnavailable(f"{folder} belongs to somebody else, or is open to others: remove it")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from modelmora.domain.pictures.search import Hit, Point, Question
 from modelmora.domain.pictures.spaces import IndexSettings
+from modelmora.errors import ModelMoraError, from_code
 
 METHOD = "/modelmora.vectors.v1.VectorOwner/Call"
 MOST_BYTES = 64 * 2**20
@@ -82,11 +83,19 @@ Asked: TypeAlias = Create | Upsert | Delete | Get | Search | Count | Ids | Switc
 ASKED: TypeAdapter[Asked] = TypeAdapter(Annotated[Asked, Field(discriminator="kind")])
 
 
-class Answer(Message):
-    """One of the fields, or none, or an error by its code."""
+class Error(Message):
+    code: str
+    detail: str
+    field: str | None
+    found: str | None
+    expected: str | None
+    retry_after_s: float | None
 
-    code: str | None = None
-    detail: str = ""
+
+class Answer(Message):
+    """One of the fields, or none."""
+
+    error: Error | None = None
     hits: list[Hit] | None = None
     vectors: Mapping[str, bytes] | None = None
     count: int = 0
@@ -101,3 +110,14 @@ def packed(message: Message) -> bytes:
 
 def asked(data: bytes) -> Any:
     return ASKED.validate_json(data)
+
+
+def failed(error: ModelMoraError) -> Answer:
+    return Answer(error=Error(**{name: getattr(error, name) for name in Error.model_fields}))
+
+
+def raised(error: Error) -> ModelMoraError:
+    """The error by its code, as the owner raised it."""
+    again = from_code(error.code, error.detail, retry_after_s=error.retry_after_s)
+    again.field, again.found, again.expected = error.field, error.found, error.expected
+    return again

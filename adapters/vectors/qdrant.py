@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import structlog
 
+from adapters.vectors.failures import MISSING, REFUSED, status_of, unavailable
 from adapters.vectors.filters import Filters
-from adapters.vectors.payloads import SEQ, hit_of, numbers, payload_of
+from adapters.vectors.opening import named, open_folder, open_server
+from adapters.vectors.payloads import hit_of, length_of, numbers, payload_of, value_of
+from adapters.vectors.shapes import created_with, payload_indexes
+from adapters.vectors.transactions import one_transaction
 from modelmora.domain.pictures.search import Hit, Point, Question
 from modelmora.domain.pictures.spaces import IndexSettings, point_id
 from modelmora.errors import Conflict, DependencyUnavailable, ModelMoraError, ModelNotFound
@@ -35,55 +38,36 @@ THREADS = 8
 class QdrantVectors:
     """Made by `local` or `server`. The library takes a second to import, which happens on its own thread."""
 
-    def __init__(self, client: QdrantClient, models: Any, threads: ThreadPoolExecutor, *, where: str) -> None:
+    def __init__(
+        self, client: QdrantClient, models: Any, threads: ThreadPoolExecutor, *, where: str, folder: bool
+    ) -> None:
         self._client = client
         self._models = models
         self._filters = Filters(models)
         self._threads = threads
         self._where = where
-        self._local = threads._max_workers == 1
+        self._folder = folder
+        self._closed = False
         self._dimensions: dict[str, int] = {}
+        """Of indexes and aliases as they were seen last: another process may have changed either since."""
         self._warned: set[str] = set()
 
     @classmethod
     async def local(cls, folder: Path) -> Self:
         """In a folder, for this process alone; raises DependencyUnavailable where another has it."""
-
-        def opened() -> tuple[Any, Any]:
-            from qdrant_client import QdrantClient, models  # noqa: PLC0415
-
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return QdrantClient(path=str(folder)), models
-
-        return await cls._open(opened, ThreadPoolExecutor(1, thread_name_prefix="vectors"), where=str(folder))
+        threads = ThreadPoolExecutor(1, thread_name_prefix="vectors")
+        client, models = await _opened(threads, lambda: open_folder(folder), where=str(folder))
+        made = cls(client, models, threads, where=str(folder), folder=True)
+        await made._ask(lambda: [made._warn(one.name) for one in client.get_collections().collections])
+        return made
 
     @classmethod
     async def server(cls, url: str, *, timeout_s: float) -> Self:
-        """A Qdrant server: `http(s)://` by REST, `grpc(s)://` by gRPC; the URL's password is the API key."""
-        parts = urlsplit(url)
-        secure, by_grpc = parts.scheme in ("https", "grpcs"), parts.scheme.startswith("grpc")
-        port = parts.port or (6334 if by_grpc else 6333)
-        where = f"{parts.scheme}://{parts.hostname}:{port}"
-
-        def opened() -> tuple[Any, Any]:
-            from qdrant_client import QdrantClient, models  # noqa: PLC0415
-
-            ports = {"grpc_port": port} if by_grpc else {"port": port}
-            key = unquote(parts.password) if parts.password else None
-            told: dict[str, Any] = {"host": parts.hostname, "https": secure, "api_key": key, **ports}
-            client = QdrantClient(**told, prefer_grpc=by_grpc, timeout=int(timeout_s), check_compatibility=False)
-            return client, models
-
-        return await cls._open(opened, ThreadPoolExecutor(THREADS, thread_name_prefix="vectors"), where=where)
-
-    @classmethod
-    async def _open(cls, opened: Callable[[], tuple[Any, Any]], threads: ThreadPoolExecutor, *, where: str) -> Self:
-        try:
-            client, models = await asyncio.get_running_loop().run_in_executor(threads, opened)
-        except Exception as cause:
-            threads.shutdown(wait=False)
-            raise _unavailable(where, cause) from cause
-        return cls(client, models, threads, where=where)
+        """A Qdrant server: `http(s)://` by REST, `grpc(s)://` by gRPC; the URL's password is the API key. Nothing is
+        asked of it yet."""
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vectors")
+        client, models = await _opened(threads, lambda: open_server(url, timeout_s=timeout_s), where=named(url))
+        return cls(client, models, threads, where=named(url), folder=False)
 
     async def create(self, name: str, *, dimension: int, settings: IndexSettings) -> None:
         """See the port."""
@@ -95,67 +79,64 @@ class QdrantVectors:
 
     async def delete(self, name: str, picture_ids: Sequence[str]) -> None:
         """See the port."""
-        m = self._models
+        selector = self._models.PointIdsList(points=[point_id(id_) for id_ in picture_ids])
 
         def work() -> None:
-            if self._dimension(name) is not None:
-                selector = m.PointIdsList(points=[point_id(id_) for id_ in picture_ids])
+            with one_transaction(self._client, name):
                 self._client.delete(name, points_selector=selector)
 
         if picture_ids:
-            await self._ask(work)
+            await self._ask(lambda: _or(work, None))
 
     async def vectors(self, name: str, picture_ids: Sequence[str]) -> Mapping[str, bytes]:
         """See the port."""
+        ids = [point_id(id_) for id_ in picture_ids]
 
         def work() -> dict[str, bytes]:
-            if self._dimension(name) is None:
-                return {}
-            ids = [point_id(id_) for id_ in picture_ids]
             found = self._client.retrieve(name, ids, with_payload=["id"], with_vectors=True)
             return {(one.payload or {})["id"]: np.asarray(one.vector, "<f4").tobytes() for one in found}
 
-        return await self._ask(work)
+        return await self._ask(lambda: _or(work, {})) if ids else {}
 
     async def search(self, name: str, question: Question) -> list[Hit]:
         """See the port."""
-        return await self._ask(lambda: self._search(name, question))
+        ask = self._nearest if question.group_by is None else self._groups
+        vectors = [question.vector]
+        return await self._ask(lambda: self._fitted(name, vectors, lambda rows: ask(name, rows[0], question)) or [])
 
     async def count(self, name: str) -> int:
         """See the port."""
-        return await self._ask(lambda: 0 if self._dimension(name) is None else self._client.count(name).count)
+        return await self._ask(lambda: _or(lambda: int(self._client.count(name).count), 0))
 
     async def ids(self, name: str, *, after: str | None, limit: int) -> tuple[tuple[str, ...], str | None]:
         """See the port; `after` is what the page before told."""
 
         def work() -> tuple[tuple[str, ...], str | None]:
-            if self._dimension(name) is None:
-                return (), None
             found, following = self._client.scroll(name, limit=limit, offset=after, with_payload=["id"])
             told = tuple((one.payload or {})["id"] for one in found)
             return told, None if following is None else str(following)
 
-        return await self._ask(work)
+        nothing: tuple[tuple[str, ...], str | None] = ((), None)
+        return await self._ask(lambda: _or(work, nothing))
 
     async def switch(self, alias: str, name: str) -> None:
-        """See the port."""
+        """See the port; raises ModelNotFound where there is no such index."""
         m = self._models
 
-        def work() -> None:
-            standing = {one.alias_name for one in self._client.get_aliases().aliases}
+        def work() -> bool:
             made = m.CreateAliasOperation(create_alias=m.CreateAlias(collection_name=name, alias_name=alias))
             gone = m.DeleteAliasOperation(delete_alias=m.DeleteAlias(alias_name=alias))
-            steps = [gone, made] if alias in standing else [made]
+            steps = [gone, made] if alias in self._standing() else [made]
             self._client.update_collection_aliases(change_aliases_operations=steps)
             self._dimensions.pop(alias, None)
+            return True
 
-        await self._ask(work)
+        if not await self._ask(lambda: _or(work, False)):
+            raise _no_index(name)
 
     async def standing(self) -> Mapping[str, str]:
         """See the port."""
-        return await self._ask(
-            lambda: {one.alias_name: one.collection_name for one in self._client.get_aliases().aliases}
-        )
+        return await self._ask(self._standing)
 
     async def names(self) -> tuple[str, ...]:
         """See the port."""
@@ -165,8 +146,7 @@ class QdrantVectors:
         """See the port."""
 
         def work() -> None:
-            if self._client.collection_exists(name):
-                self._client.delete_collection(name)
+            _or(lambda: self._client.delete_collection(name), False)
             self._dimensions.clear()  # aliases of it are gone as well
 
         await self._ask(work)
@@ -179,9 +159,12 @@ class QdrantVectors:
 
     async def close(self) -> None:
         """Idempotent; what was asked before is done."""
-        if not self._threads._shutdown:
-            await self._ask(self._client.close)
-            self._threads.shutdown(wait=False)
+        if not self._closed:
+            self._closed = True
+            try:
+                await self._ask(self._client.close)
+            finally:
+                self._threads.shutdown(wait=False)
 
     async def _ask(self, work: Callable[[], T]) -> T:
         """The work on a thread; foreign failures become ours."""
@@ -190,112 +173,143 @@ class QdrantVectors:
         except ModelMoraError:
             raise
         except Exception as cause:
-            raise _unavailable(self._where, cause) from cause
+            raise unavailable(self._where, cause) from cause
 
     def _create(self, name: str, dimension: int, settings: IndexSettings) -> None:
-        there = self._dimension(name)
+        there = self._seen(name)
         if there is None:
-            self._client.create_collection(name, **created_with(self._models, dimension, settings))
-            self._index_payload(name, settings)
-            self._dimensions[name] = dimension
-        elif there != dimension:
+            told = created_with(self._models, dimension, settings, folder=self._folder)
+            try:
+                self._client.create_collection(name, **told)
+            except Exception:
+                if self._seen(name) is None:  # no other process was quicker
+                    raise
+            there = self._seen(name)
+        if there != dimension:
             said = f"the index {name} is of {there} dimensions"
             raise Conflict(said, field="dimension", found=str(dimension), expected=str(there))
-
-    def _index_payload(self, name: str, settings: IndexSettings) -> None:
-        """A folder has no payload indexes: it compares each."""
-        if self._local:
-            return
-        kinds = self._models.PayloadSchemaType
-        fields = {"tags": kinds.KEYWORD, SEQ: kinds.INTEGER, "created_at": kinds.DATETIME}
-        fields |= {f"metadata.{key}": kinds.KEYWORD for key in settings.payload}
-        for field, kind in fields.items():
-            self._client.create_payload_index(name, field, field_schema=kind)
+        if not self._folder:  # which compares each; on a server whoever made the index may have ended before this
+            for field, kind in payload_indexes(self._models, settings).items():
+                self._client.create_payload_index(name, field, field_schema=kind)
 
     def _upsert(self, name: str, points: Sequence[Point]) -> None:
-        dimension = self._dimension(name)
-        if dimension is None:
-            raise ModelNotFound(f"there is no index {name}", field="index", found=name)
-        m, ordered = self._models, sorted(points, key=lambda point: point.provenance.seq)
-        for seq, group in groupby(ordered, key=lambda point: point.provenance.seq):
-            told = [
-                m.PointStruct(
-                    id=point_id(point.provenance.picture_id),
-                    vector=numbers(point.vector, dimension=dimension, name=name),
-                    payload=payload_of(point),
-                )
-                for point in group
-            ]
-            self._client.upsert(name, told, update_filter=self._filters.not_newer(seq))
-        self._warn(name)
+        def work(rows: Sequence[list[float]]) -> bool:
+            m, told = self._models, zip(points, rows, strict=True)
+            ordered = sorted(told, key=lambda pair: pair[0].provenance.seq)
+            with one_transaction(self._client, name):
+                for seq, group in groupby(ordered, key=lambda pair: pair[0].provenance.seq):
+                    structs = [
+                        m.PointStruct(id=point_id(one.provenance.picture_id), vector=row, payload=payload_of(one))
+                        for one, row in group
+                    ]
+                    self._client.upsert(name, structs, update_filter=self._filters.not_newer(seq))
+            return True
+
+        if self._fitted(name, [point.vector for point in points], work) is None:
+            raise _no_index(name)
+        if self._folder:
+            self._warn(name)
 
     def _warn(self, name: str) -> None:
-        if self._local and name not in self._warned and self._client.count(name).count >= MANY:
+        if name not in self._warned and self._client.count(name).count >= MANY:
             self._warned.add(name)
             log.warning("local_vectors_large", index=name, points=MANY, remedy="MODELMORA_VECTORS_URL: a Qdrant server")
 
-    def _search(self, name: str, question: Question) -> list[Hit]:
-        dimension = self._dimension(name)
-        if dimension is None:
-            return []
-        m = self._models
-        asked: dict[str, Any] = {
-            "query": numbers(question.vector, dimension=dimension, name=name),
-            "query_filter": self._filters.of(question.filter, exclude=question.exclude),
+    def _nearest(self, name: str, row: list[float], question: Question) -> list[Hit]:
+        """Of the first page pictures are left out here: a folder would look for them among all of its points."""
+        beyond = question.exclude if question.offset == 0 else ()
+        asked = self._asked(row, question, exclude=() if beyond else question.exclude)
+        limit = question.limit + len(beyond)
+        found = self._client.query_points(name, **asked, limit=limit, offset=question.offset).points
+        hits = [hit_of(one.payload or {}, one.score) for one in found]
+        return _ordered([hit for hit in hits if hit.id not in beyond][: question.limit])
+
+    def _groups(self, name: str, row: list[float], question: Question) -> list[Hit]:
+        asked = self._asked(row, question, exclude=question.exclude)
+        asked |= {"limit": question.limit, "group_size": question.group_size}
+        found = self._client.query_points_groups(name, group_by=f"values.{question.group_by}", **asked).groups
+        groups = [
+            _ordered([hit_of(one.payload or {}, one.score, group=value_of(str(group.id))) for one in group.hits])
+            for group in found
+        ]
+        return [hit for group in sorted(groups, key=lambda group: _rank(group[0])) for hit in group]
+
+    def _asked(self, row: list[float], question: Question, *, exclude: Sequence[str]) -> dict[str, Any]:
+        return {
+            "query": row,
+            "query_filter": self._filters.of(question.filter, exclude=exclude),
             "score_threshold": question.score_threshold,
-            "search_params": m.SearchParams(exact=True) if question.exact and not self._local else None,
+            "search_params": self._models.SearchParams(exact=True) if question.exact and not self._folder else None,
             "with_payload": True,
         }
-        if question.group_by is not None:
-            return self._groups(name, asked, question)
-        found = self._client.query_points(name, **asked, limit=question.limit, offset=question.offset).points
-        return _ordered([hit_of(one.payload or {}, one.score) for one in found])
 
-    def _groups(self, name: str, asked: dict[str, Any], question: Question) -> list[Hit]:
-        key = f"metadata.{question.group_by}"
-        asked |= {"limit": question.limit, "group_size": question.group_size}
-        groups = self._client.query_points_groups(name, group_by=key, **asked).groups
-        return [
-            hit
-            for group in groups
-            for hit in _ordered([hit_of(one.payload or {}, one.score, group.id) for one in group.hits])
-        ]
+    def _fitted(
+        self, name: str, vectors: Sequence[Sequence[float] | bytes], work: Callable[[Sequence[list[float]]], T]
+    ) -> T | None:
+        """The work with vectors that fit the index, None where there is none; once more where the index is another one
+        than it was: an alias that another process has switched, say."""
+        for last in (False, True):
+            rows = self._rows(name, vectors)
+            if rows is None:
+                return None
+            try:
+                return work(rows)
+            except Exception as cause:
+                if last or status_of(cause) not in (MISSING, REFUSED):
+                    raise
+                self._dimensions.pop(name, None)
+        raise AssertionError  # the second time returns or raises
 
-    def _dimension(self, name: str) -> int | None:
-        """Of an index or an alias; None where there is none. What was seen once is remembered while it stands."""
-        if name in self._dimensions and self._client.collection_exists(name):
-            return self._dimensions[name]
-        standing = {one.alias_name: one.collection_name for one in self._client.get_aliases().aliases}
-        if not self._client.collection_exists(standing.get(name, name)):
+    def _rows(self, name: str, vectors: Sequence[Sequence[float] | bytes]) -> list[list[float]] | None:
+        dimension = self._dimensions.get(name)
+        if dimension is None or any(length_of(vector) != dimension for vector in vectors):
+            dimension = self._seen(name)
+        if dimension is None:
             return None
-        params = self._client.get_collection(standing.get(name, name)).config.params.vectors
-        size = int(params.size)  # type: ignore[union-attr] # ours have one vector a point
-        self._dimensions[name] = size
-        return size
+        return [numbers(vector, dimension=dimension, name=name) for vector in vectors]
+
+    def _seen(self, name: str) -> int | None:
+        """The dimension of an index or an alias; None where there is none."""
+        self._dimensions.pop(name, None)
+        info = _or(lambda: self._client.get_collection(name), None)
+        if info is None:
+            return None
+        self._dimensions[name] = int(info.config.params.vectors.size)  # type: ignore[union-attr] # ours have one vector a point
+        return self._dimensions[name]
+
+    def _standing(self) -> dict[str, str]:
+        return {one.alias_name: one.collection_name for one in self._client.get_aliases().aliases}
 
 
-def created_with(models: Any, dimension: int, settings: IndexSettings) -> dict[str, Any]:
-    """What a collection is created with."""
-    told: dict[str, Any] = {
-        "vectors_config": models.VectorParams(
-            size=dimension, distance=models.Distance.COSINE, on_disk=settings.on_disk or None
-        )
-    }
-    if settings.m is not None or settings.ef_construct is not None:
-        told["hnsw_config"] = models.HnswConfigDiff(m=settings.m, ef_construct=settings.ef_construct)
-    if settings.quantization == "int8":
-        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=settings.always_ram)
-        told["quantization_config"] = models.ScalarQuantization(scalar=scalar)
-    if settings.on_disk:
-        told["on_disk_payload"] = True
-    return told
+async def _opened(
+    threads: ThreadPoolExecutor, open_: Callable[[], tuple[Any, Any]], *, where: str
+) -> tuple[QdrantClient, Any]:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, open_)
+    except Exception as cause:
+        threads.shutdown(wait=False)
+        if isinstance(cause, DependencyUnavailable):
+            raise
+        raise unavailable(where, cause) from cause
+
+
+def _or(work: Callable[[], T], absent: T) -> T:
+    """The work's answer, or what stands for it where there is no such index."""
+    try:
+        return work()
+    except Exception as cause:
+        if status_of(cause) == MISSING:
+            return absent
+        raise
+
+
+def _no_index(name: str) -> ModelNotFound:
+    return ModelNotFound(f"there is no index {name}", field="index", found=name)
+
+
+def _rank(hit: Hit) -> tuple[float, str]:
+    return -hit.score, hit.id
 
 
 def _ordered(hits: list[Hit]) -> list[Hit]:
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
-def _unavailable(where: str, cause: Exception) -> DependencyUnavailable:
-    reason = str(cause).splitlines()[0][:300] if str(cause) else type(cause).__name__
-    said = f"the vector store {where} does not answer: {reason}; MODELMORA_VECTORS_URL names it"
-    return DependencyUnavailable(said, retry_after_s=1.0)
+    return sorted(hits, key=_rank)

@@ -6,11 +6,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http.routes import HotRoute
-from modelmora.errors import ModelNotFound
 
 FOLDER = Path(__file__).resolve().parents[1] / "web"
 TYPES = {
@@ -52,12 +52,13 @@ def web_routes() -> list[HotRoute]:
 
 
 def answer(name: str, request: Request) -> Response:
-    """The file, or 304 for who has it. Raises ModelNotFound (404) for one that is not there."""
+    """The file, or 304 for who has it. Raises HTTPException (404) for one that is not there."""
     if name not in names():
-        raise ModelNotFound(f"there is no page part {name!r}", field="name", found=name[:80])
+        raise HTTPException(404, f"/assets/{name}")
     data, tag = content(name)
     headers = {**GUARDED, "etag": tag, "cache-control": "no-cache"}
-    if request.headers.get("if-none-match") == tag:
+    known = request.headers.get("if-none-match", "").split(",")
+    if tag in {one.strip().removeprefix("W/") for one in known}:
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type=TYPES[Path(name).suffix])
 

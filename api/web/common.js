@@ -53,13 +53,22 @@ export function bytes(count) {
   return `${count.toFixed(unit && count < 100 ? 1 : 0)} ${units[unit]}`;
 }
 
+/** What is kept in this browser; one that keeps nothing has a page as well. */
+function kept(change) {
+  try {
+    return change(localStorage);
+  } catch {
+    return null;
+  }
+}
+
 function themed() {
-  const kept = localStorage.getItem("theme");
-  if (kept) document.documentElement.dataset.theme = kept;
+  const before = kept((storage) => storage.getItem("theme"));
+  if (before === "light" || before === "dark") document.documentElement.dataset.theme = before;
   at("theme").addEventListener("click", () => {
     const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
     document.documentElement.dataset.theme = dark ? "light" : "dark";
-    localStorage.setItem("theme", document.documentElement.dataset.theme);
+    kept((storage) => storage.setItem("theme", document.documentElement.dataset.theme));
   });
 }
 

@@ -19,9 +19,10 @@ async function look() {
   }
 }
 
+/** Type and default are the entries' own; where none may be read, the page does without. */
 async function kinds() {
-  const served = await ask("/v1/models").catch(() => ({ data: [] }));
-  types = new Map(served.data.map((model) => [model.id, model]));
+  const entries = await ask("/api/v1/models?limit=500").catch(() => ({ data: [] }));
+  types = new Map(entries.data.map((model) => [model.name, model]));
 }
 
 function show(models) {
@@ -33,8 +34,10 @@ function show(models) {
 function row(model) {
   const ref = `${model.name}@${model.version}`;
   const about = types.get(model.name);
-  const told = [about?.type, busy.get(ref) ?? model.state, model.bytes ? bytes(model.bytes) : null, about?.default ? "default" : null];
-  const names = make("div", {}, make("div", { kind: "name", text: ref }), make("div", { kind: "told", text: told.filter(Boolean).join(" · ") }));
+  const told = [about?.type, busy.get(ref) ?? model.state, model.bytes ? bytes(model.bytes) : null];
+  const name = make("div", { kind: "name", text: ref });
+  if (about?.default && about.version === model.version) name.append(" ", make("span", { kind: "tag", text: "default" }));
+  const names = make("div", {}, name, make("div", { kind: "told", text: told.filter(Boolean).join(" · ") }));
   const loaded = model.state === "loaded";
   const actions = make("div", { kind: "actions" }, act(ref, loaded ? "unload" : "load"));
   if (loaded) actions.append(act(ref, "warmup"));

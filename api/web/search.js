@@ -89,7 +89,7 @@ function card(picture, scored) {
   const image = make("img", { src: thumbnail(picture), alt: name, loading: "lazy", width: "256", height: "256" });
   const open = make("button", { kind: "open", type: "button", "aria-label": `Open ${name}` }, image);
   open.addEventListener("click", () => openPicture(picture.id));
-  const alike = make("button", { kind: "alike", type: "button", text: "More like this" });
+  const alike = make("button", { kind: "alike", type: "button", text: "More like this", "aria-label": `More like this: ${name}` });
   alike.addEventListener("click", () => moreLike(picture.id));
   const score = make("span", { kind: "score", text: scored ? picture.score.toFixed(3) : picture.state, title: "cosine" });
   const about = make("div", { kind: "about" }, make("span", { kind: "name", text: name, title: name }));
@@ -117,7 +117,8 @@ async function openPicture(id) {
     at("shownname").textContent = picture.filename || picture.id;
     at("shownpicture").src = `/v1/images/${encodeURIComponent(id)}/content`;
     at("shownpicture").alt = picture.filename || "The picture";
-    at("facts").replaceChildren(...facts(picture));
+    at("facts").replaceChildren(...listed(facts(picture)));
+    at("said").replaceChildren(...listed(picture.metadata ?? {}));
     at("alike").onclick = () => moreLike(id);
     at("remove").onclick = () => remove(id, picture.filename || id);
     at("shown").showModal();
@@ -127,16 +128,20 @@ async function openPicture(id) {
 }
 
 function facts(picture) {
-  const told = {
+  return {
     State: picture.state,
+    Problem: (picture.ways ?? []).map((way) => way.error?.detail).filter(Boolean).join("; "),
     Size: `${picture.width} x ${picture.height}`,
     Kind: picture.content_type,
     Collection: picture.collection,
     Tags: (picture.tags ?? []).join(", "),
     Brought: new Date(picture.created_at).toLocaleString(),
     Id: picture.id,
-    ...picture.metadata,
   };
+}
+
+/** Names and values; what is said of a picture stands apart from what is known of it. */
+function listed(told) {
   return Object.entries(told)
     .filter(([, value]) => value !== "" && value !== null && value !== undefined)
     .flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: String(value) })]);
@@ -193,7 +198,7 @@ async function models() {
 function restore() {
   const told = new URLSearchParams(location.search);
   for (const name of ["text", "model", "collection", "tags", "threshold"]) at(name).value = told.get(name) ?? "";
-  if ([..."model collection tags threshold".split(" ")].some((name) => told.get(name))) at("more").open = true;
+  if (["model", "collection", "tags", "threshold"].some((name) => told.get(name))) at("more").open = true;
 }
 
 at("search").addEventListener("submit", (event) => {

@@ -9,7 +9,8 @@ let sending = 0;
 let collectionOf = () => "";
 let whenIndexed = () => {};
 
-/** Watches the page; `indexed` is told after each picture. */
+/** Watches the page; `indexed` is told after each picture. Files that are dropped beside everything are meant as well:
+    a browser would leave the page for them. */
 export function begin({ collection, indexed }) {
   collectionOf = collection;
   whenIndexed = indexed;
@@ -18,14 +19,15 @@ export function begin({ collection, indexed }) {
     at("files").value = "";
   });
   const drop = at("drop");
-  for (const name of ["dragenter", "dragover"]) {
-    drop.addEventListener(name, (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
+  const brings = (event) => event.dataTransfer.types.includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!brings(event)) return;
+    event.preventDefault();
+    drop.classList.toggle("over", drop.contains(event.target));
+  });
+  for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    if (event.defaultPrevented || !brings(event)) return;
     event.preventDefault();
     add(event.dataTransfer.files);
   });
@@ -35,11 +37,12 @@ export function begin({ collection, indexed }) {
 }
 
 function add(files) {
+  const tags = at("newtags").value.split(",").map((tag) => tag.trim()).filter(Boolean);
   for (const file of files) {
     const state = make("span", { text: "waiting" });
     const bar = make("progress", { max: "1", value: "0", "aria-label": `Upload of ${file.name}` });
     at("uploads").prepend(make("li", {}, make("span", { text: file.name, kind: "name", title: file.name }), bar, state));
-    waiting.push({ file, state, bar });
+    waiting.push({ file, tags: tags.length ? tags : null, state, bar });
   }
   next();
 }
@@ -67,8 +70,9 @@ async function send(one) {
 }
 
 /** By XMLHttpRequest, which tells how much has left; `fetch` does not. */
-function sent({ file, bar, state }) {
+function sent({ file, tags, bar, state }) {
   const form = new FormData();
+  if (tags) form.append("tags", JSON.stringify(tags));
   form.append("files", file, file.name);
   if (collectionOf()) form.append("collection", collectionOf());
   return new Promise((resolve, reject) => {

@@ -11,8 +11,11 @@ from modelmora.client.client import Client
 from modelmora.client.comparison import Comparison
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.found import Found, Hit, HitGroup
+from modelmora.client.kept import DeadLetterInfo, ImageInfo, IndexInfo, KeptImage, WayInfo
 from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
+from modelmora.client.questions import Query
 from modelmora.client.registered import (
     AuditInfo,
     AuditVerdict,
@@ -27,6 +30,7 @@ from modelmora.client.segmentation import Mask, Segmentation
 from modelmora.client.sync import SyncClient
 from modelmora.client.tensors import Array, tensor
 from modelmora.client.transport import Transport
+from modelmora.client.uploading import Stored
 from modelmora.domain.classification import Class
 from modelmora.domain.inference import Image, Text
 from modelmora.domain.outcome import Failed, Ok, Outcome, unwrap
@@ -37,9 +41,11 @@ from modelmora.errors import (
     AccessError,
     ArtifactCorrupt,
     Cancelled,
+    CapabilityMissing,
     Conflict,
     DeadlineExceeded,
     DependencyUnavailable,
+    ImageNotFound,
     InputError,
     InternalError,
     ModelLoading,
@@ -65,21 +71,30 @@ __all__ = [
     "AuditVerdict",
     "Box",
     "Cancelled",
+    "CapabilityMissing",
     "Class",
     "Classification",
     "Client",
     "Collected",
     "Comparison",
     "Conflict",
+    "DeadLetterInfo",
     "DeadlineExceeded",
     "DependencyUnavailable",
     "Embedding",
     "Everything",
     "Failed",
     "FieldDifference",
+    "Found",
+    "Hit",
+    "HitGroup",
     "Image",
+    "ImageInfo",
+    "ImageNotFound",
+    "IndexInfo",
     "InputError",
     "InternalError",
+    "KeptImage",
     "LineageInfo",
     "Mask",
     "Metric",
@@ -97,10 +112,12 @@ __all__ = [
     "Prediction",
     "Progress",
     "Prompt",
+    "Query",
     "Retry",
     "SchemaMismatch",
     "Segmentation",
     "StateError",
+    "Stored",
     "SyncClient",
     "Tensor",
     "Text",
@@ -110,6 +127,7 @@ __all__ = [
     "ValidationFailed",
     "VersionInfo",
     "VersionNotFound",
+    "WayInfo",
     "WrongState",
     "tensor",
     "unwrap",

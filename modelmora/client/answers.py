@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,6 +81,15 @@ def error_from(told: Any) -> ModelMoraError:
         )
     except (AttributeError, LookupError, TypeError, ValueError) as cause:
         raise InternalError(f"the server told an error of another shape than promised: {cause!r}") from cause
+
+
+@contextmanager
+def promised(what: str) -> Iterator[None]:
+    """What cannot be read is the server's defect: raises InternalError."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as cause:
+        raise InternalError(f"the server sent {what} of another shape than promised: {cause!r}") from cause
 
 
 def arrange(count: int, answered: Iterable[tuple[int, Outcome[T]]]) -> list[Outcome[T]]:

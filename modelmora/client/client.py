@@ -13,6 +13,7 @@ from modelmora.client.batch import Batch
 from modelmora.client.chunks import chunks
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.keeping import Keeping
 from modelmora.client.pictures import read, read_each
 from modelmora.client.progress import Progress
 from modelmora.client.registry import Registry
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 600.0
 
 
-class Client(Registry, Tasks):
+class Client(Registry, Tasks, Keeping):
     """A server, by URL: `grpc[s]://host:port` or `http[s]://host:port`.
 
     Belongs to the event loop it is first used in; connects on first use. `control_url` is where

@@ -138,7 +138,14 @@ class Control:
             return mapping(json_of(response))
         raise error_of(response)
 
-    async def ask(
+    async def ask(self, method: str, path: str, **how: Any) -> Any:
+        """The JSON of the answer, None where it is empty; `how` as `response` takes it."""
+        from modelmora.client.http_connection import json_of  # noqa: PLC0415 - only here httpx is needed
+
+        response = await self.response(method, path, **how)
+        return json_of(response) if response.content else None
+
+    async def response(
         self,
         method: str,
         path: str,
@@ -148,25 +155,22 @@ class Control:
         again: bool = True,
         body: Any = None,
         **content: Any,
-    ) -> Any:
-        """The JSON of the answer, None where it is empty; asked again within `timeout` where that may help.
+    ) -> httpx.Response:
+        """The answer, asked for again within `timeout` where that may help.
 
         `again` False is for what would not be the same the second time. Raises ValidationFailed for a `body` that is no
         JSON.
         """
-        from modelmora.client.http_connection import json_of  # noqa: PLC0415 - only here httpx is needed
-
         deadline = time.monotonic() + (timeout or self._timeout)
         given = dict(headers or {})
         if body is not None:
             content["content"] = as_json(body)
             given["content-type"] = "application/json"
 
-        async def once() -> Any:
+        async def once() -> httpx.Response:
             remaining_s = max(deadline - time.monotonic(), 0.001)
             told = {"x-modelmora-timeout-ms": str(max(int(remaining_s * 1000), 1)), **given}
-            response = await self.connection.send(method, path, timeout=remaining_s, headers=told, **content)
-            return json_of(response) if response.content else None
+            return await self.connection.send(method, path, timeout=remaining_s, headers=told, **content)
 
         retrier = self._retrier if again else replace(self._retrier, retry=Retry(retries=0))
         return await retrier.value(once, deadline=deadline)

@@ -11,6 +11,7 @@ from modelmora.client import grpc_messages as messages
 from modelmora.client.answers import Answer, arrange, lost
 from modelmora.client.embedding import Embedding
 from modelmora.client.grpc_connection import caller_left
+from modelmora.client.grpc_keeping import GrpcKeeping
 from modelmora.client.grpc_tasks import GrpcTasks
 from modelmora.client.progress import Progress
 from modelmora.client.transport import Group
@@ -20,7 +21,7 @@ from modelmora.errors import InternalError, ModelMoraError
 from modelmora.proto import inference_pb2
 
 
-class GrpcTransport(GrpcTasks):
+class GrpcTransport(GrpcTasks, GrpcKeeping):
     """Everything of `modelmora.v1.ModelInference`."""
 
     async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:

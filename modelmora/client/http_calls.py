@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -13,7 +12,6 @@ import httpx
 from modelmora.client.address import Address
 from modelmora.client.http_connection import HttpConnection
 from modelmora.domain.inference import Call
-from modelmora.errors import InternalError
 
 SILENCE_S = 120.0
 """How long an answer may say nothing, where the call has no deadline: an item has the server's usual one."""
@@ -50,12 +48,3 @@ def _remaining_s(call: Call) -> float:
 def files_of(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
     """The parts of a form."""
     return [("files", (f"{index}", data, "application/octet-stream")) for index, data in enumerate(images)]
-
-
-@contextmanager
-def promised(what: str) -> Iterator[None]:
-    """What cannot be read is the server's defect: raises InternalError."""
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError) as cause:
-        raise InternalError(f"the server sent {what} of another shape than promised: {cause!r}") from cause

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from math import isqrt
 from typing import Any
 
-from modelmora.client.answers import Answer, error_from
-from modelmora.client.http_calls import promised
+from modelmora.client.answers import Answer, error_from, promised
 from modelmora.client.segmentation import Mask, Segmentation
 from modelmora.client.tensors import Array, received
 from modelmora.domain.outcome import Failed, Ok, Outcome

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from modelmora.client.answers import Answer, arrange, error_from, lost
+from modelmora.client.answers import Answer, arrange, error_from, lost, promised
 from modelmora.client.classification import Classification, ClassifyOptions
 from modelmora.client.comparison import Comparison, square, taken
-from modelmora.client.http_calls import HttpCalls, files_of, promised
+from modelmora.client.http_calls import HttpCalls, files_of
 from modelmora.client.http_connection import json_of
 from modelmora.client.http_segmentation import fields_of, segmented
 from modelmora.client.prediction import Prediction

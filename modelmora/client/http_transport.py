@@ -14,6 +14,7 @@ from modelmora.client.answers import Answer, arrange, error_from, lost
 from modelmora.client.embedding import Embedding
 from modelmora.client.http_calls import files_of
 from modelmora.client.http_connection import json_of
+from modelmora.client.http_keeping import HttpKeeping
 from modelmora.client.http_tasks import HttpTasks
 from modelmora.client.progress import Progress
 from modelmora.client.transport import Group
@@ -35,7 +36,7 @@ REQUESTS_AT_ONCE = 4
 """Of one stream: httpx sends a body to its end before it reads the answer, so a stream is several short requests."""
 
 
-class HttpTransport(HttpTasks):
+class HttpTransport(HttpTasks, HttpKeeping):
     """Everything under `/v1`; a mixed request to embed goes out as one of pictures and one of texts."""
 
     async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:

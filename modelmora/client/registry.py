@@ -9,7 +9,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from modelmora.client.control import ModelInfo, mapping, model_info
+from modelmora.client.control import ModelInfo, model_info
+from modelmora.client.paging import pages
 from modelmora.client.registered import (
     AuditInfo,
     AuditVerdict,
@@ -36,7 +37,6 @@ from modelmora.errors import CapabilityMissing, PreconditionFailed
 from modelmora.imports import read_import
 
 SWAP_TIMEOUT_S = 600.0
-PAGE = 500
 PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 OnProgress = Callable[[Transfer], None]
@@ -208,14 +208,5 @@ class Registry(Session):
                 await self._retrier.sleep(pause_s)
         return await self._control.ask(method, path, headers=headers, **content)
 
-    async def _pages(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[Any, None]:
-        """Each entry, page after page."""
-        cursor: str | None = None
-        while True:
-            asked = {"limit": str(PAGE), **params, **({"cursor": cursor} if cursor else {})}
-            page = mapping(await self._control.ask("GET", path, params=asked))
-            for entry in page.get("data") or ():
-                yield entry
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
+    def _pages(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[Any, None]:
+        return pages(self._control, path, params)

@@ -13,6 +13,7 @@ from modelmora.client.client import LOAD_TIMEOUT_S, Client
 from modelmora.client.comparison import Comparison
 from modelmora.client.control import ModelInfo
 from modelmora.client.embedding import Embedding
+from modelmora.client.keeping_sync import SyncKeeping
 from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
 from modelmora.client.registry_sync import SyncRegistry
@@ -101,7 +102,7 @@ class LoadOptions(TypedDict, total=False):
     timeout: float
 
 
-class SyncClient(SyncRegistry):
+class SyncClient(SyncRegistry, SyncKeeping):
     """`Client` for code without an event loop; each method waits for the async one of the same name.
 
     Safe to use from several threads. Close it, or use it in a `with` statement.

@@ -9,9 +9,13 @@ from modelmora.client.address import Address
 from modelmora.client.classification import Classification, ClassifyOptions
 from modelmora.client.comparison import Comparison
 from modelmora.client.embedding import Embedding
+from modelmora.client.found import Found
+from modelmora.client.kept import KeptImage
 from modelmora.client.prediction import Prediction
 from modelmora.client.progress import Progress
+from modelmora.client.questions import Question
 from modelmora.client.segmentation import Segmentation
+from modelmora.client.uploading import Parcel, Terms
 from modelmora.domain.inference import Call, Content, Image
 from modelmora.domain.outcome import Outcome
 from modelmora.domain.segmentation import Everything, MaskOptions, Prompt
@@ -79,6 +83,14 @@ class Transport(Streams, Protocol):
         self, models: Sequence[str], items: Sequence[Content], *, call: Call
     ) -> list[Outcome[Comparison]]:
         """One outcome per model, same order, each over all items in theirs; as `embed` where the request is lost."""
+        ...
+
+    async def upload(self, parcels: Sequence[Parcel], *, terms: Terms, call: Call) -> list[Outcome[KeptImage]]:
+        """One outcome per picture, same order; as `embed` where the request is lost."""
+        ...
+
+    async def search(self, question: Question, *, call: Call) -> Found:
+        """Raises what is wrong with the question."""
         ...
 
     async def close(self) -> None:

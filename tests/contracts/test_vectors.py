@@ -1,4 +1,4 @@
-"""Vectors in a folder, through the process that owns the folder, and on a server where there is one."""
+"""The port `Vectors`: in a folder, through the process that owns the folder, and on a server."""
 
 from __future__ import annotations
 
@@ -6,68 +6,51 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from qdrant_client import models
 
 from adapters.vectors.null import NullVectors
 from adapters.vectors.owner import OwnerVectors, SharedVectors, socket_of
-from adapters.vectors.qdrant import QdrantVectors, created_with
+from adapters.vectors.qdrant import QdrantVectors
 from modelmora.domain.pictures.picture import Facts
-from modelmora.domain.pictures.search import Filter, Point, Provenance, Question, Range
-from modelmora.domain.pictures.spaces import IndexSettings, Space
+from modelmora.domain.pictures.search import Filter, Question, Range
+from modelmora.domain.pictures.spaces import Space
 from modelmora.errors import Conflict, DependencyUnavailable, ModelNotFound, ValidationFailed
 from modelmora.ports import Vectors
+from tests.contracts.points import PLAIN, found, point, unit
+from tests.contracts.qdrant_server import QdrantServer
 from tests.pictures import START
 
-PLAIN = IndexSettings()
-
-
-def unit(*numbers: float) -> bytes:
-    array = np.array(numbers, "<f4")
-    normal: NDArray[np.float32] = (array / np.linalg.norm(array)).astype("<f4")
-    return normal.tobytes()
-
-
-def point(id_: str, *numbers: float, seq: int = 1, tags: tuple[str, ...] = (), at: int = 0, **metadata: Any) -> Point:
-    made = Provenance(
-        picture_id=id_, sha256="0" * 64, model="m", version="1.0.0", precision="fp32", seq=seq, embedded_at=START
-    )
-    return Point(
-        vector=unit(*numbers),
-        facts=Facts(filename=f"{id_}.png", tags=tags, metadata=metadata),
-        provenance=made,
-        content_type="image/png",
-        created_at=START + timedelta(days=at),
-    )
-
-
 SERVER = os.environ.get("MODELMORA_TEST_QDRANT_URL")
-"""No registry has a Qdrant server: its tests run where there is one."""
+"""No registry has a Qdrant server: its tests run where there is one, and over what stands in for it."""
 
 
-@pytest.fixture(params=["local", "owner", *(["server"] if SERVER else [])])
+@pytest.fixture(params=["local", "owner", "rest", *(["server"] if SERVER else [])])
 async def vectors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Vectors]:
-    if request.param == "server":
-        opened: Vectors = await QdrantVectors.server(str(SERVER), timeout_s=10)
-        yield opened
-        await opened.close()
-        return
-    folder = tmp_path / "vectors"
-    opened = await QdrantVectors.local(folder)
-    if request.param == "local":
-        yield opened
-    else:
-        shared, asking = SharedVectors(opened, socket_of(folder)), OwnerVectors(socket_of(folder))
-        await shared.start()
-        yield asking
-        await asking.close()
-        await shared.stop()
+    match request.param:
+        case "local":
+            opened: Vectors = await QdrantVectors.local(tmp_path / "vectors")
+            yield opened
+        case "owner":
+            opened, socket = await QdrantVectors.local(tmp_path / "vectors"), socket_of(tmp_path / "vectors")
+            shared, asking = SharedVectors(opened, socket), OwnerVectors(socket)
+            await shared.start()
+            yield asking
+            await asking.close()
+            await asking.close()
+            await shared.stop()
+        case "rest":
+            with QdrantServer().serving() as server:
+                opened = await QdrantVectors.server(server.url, timeout_s=10)
+                yield opened
+        case _:
+            opened = await QdrantVectors.server(str(SERVER), timeout_s=10)
+            yield opened
     await opened.close()
     await opened.close()
 
@@ -78,11 +61,6 @@ async def index(vectors: Vectors) -> AsyncIterator[str]:
     await vectors.create(name, dimension=3, settings=PLAIN)
     yield name
     await vectors.drop(name)
-
-
-async def found(vectors: Vectors, name: str, **asked: Any) -> list[str]:
-    question = Question(**{"vector": unit(1, 0, 0), **asked})
-    return [hit.id for hit in await vectors.search(name, question)]
 
 
 async def test_the_nearest_come_first_with_all_that_is_known_of_them(vectors: Vectors, index: str) -> None:
@@ -103,6 +81,45 @@ async def test_what_is_upserted_is_found_at_once_and_replaced_by_newer_alone(vec
     await vectors.upsert(index, [point("a", 1, 0, 0, seq=5)])
     assert await found(vectors, index, score_threshold=0.5) == ["a", "b", "c"]
     assert await vectors.count(index) == 3
+
+
+async def test_of_a_picture_that_comes_twice_at_once_the_newer_is_kept(vectors: Vectors, index: str) -> None:
+    await vectors.upsert(index, [point("a", 1, 0, 0, seq=7), point("a", 0, 1, 0, seq=3), point("b", 1, 0, 0)])
+    assert await found(vectors, index, score_threshold=0.5) == ["a", "b"]
+    assert await vectors.count(index) == 2
+
+
+async def test_what_are_equally_near_come_by_their_ids(vectors: Vectors, index: str) -> None:
+    names = [f"{n:02}" for n in (7, 3, 11, 5, 2)]
+    await vectors.upsert(index, [point(name, 2, 1, 0) for name in names])
+    assert await found(vectors, index) == sorted(names)
+
+
+async def test_points_may_be_numbers_and_of_any_length(vectors: Vectors, index: str) -> None:
+    await vectors.upsert(index, [replace(point("a", 1, 0, 0), vector=[3e38, 0.0, 3e38])])
+    (hit,) = await vectors.search(index, Question(vector=np.array([5, 0, 5], "<f4").tobytes()))
+    assert hit.score == pytest.approx(1.0, abs=1e-6)
+    assert hit.score <= 1.0
+
+
+async def test_whatever_may_stand_in_a_fact_comes_back_as_it_was(vectors: Vectors, index: str) -> None:
+    words = ["'; DROP TABLE points; --", '{"must": []}', "\u202e\u0000\x7f", "\U0001f600" * 30, "metadata.n", " "]
+    hostile = Facts(filename="a" * 255, tags=tuple(words), metadata={f"k{n}": word for n, word in enumerate(words)})
+    await vectors.upsert(index, [replace(point("it's \u00fc/\"\n", 1, 0, 0), facts=hostile)])
+    for n, word in enumerate(words):
+        asked = Filter(any_tags=(word,), metadata={f"k{n}": word})
+        (hit,) = await vectors.search(index, Question(vector=unit(1, 0, 0), filter=asked))
+        assert (hit.id, hit.facts) == ("it's \u00fc/\"\n", hostile)
+
+
+async def test_an_empty_index_has_nothing(vectors: Vectors, index: str) -> None:
+    await vectors.upsert(index, [])
+    await vectors.delete(index, [])
+    assert await found(vectors, index, filter=Filter(any_tags=("x",))) == []
+    assert await found(vectors, index, group_by="day") == []
+    assert (await vectors.count(index), await vectors.vectors(index, [])) == (0, {})
+    assert await vectors.ids(index, after=None, limit=5) == ((), None)
+    assert await vectors.ping() > 0.0
 
 
 async def test_a_vector_comes_back_as_it_is_compared(vectors: Vectors, index: str) -> None:
@@ -126,13 +143,19 @@ async def test_an_index_that_is_not_there_has_nothing(vectors: Vectors) -> None:
     assert await vectors.vectors("mm-nothing", ["a"]) == {}
     assert await vectors.ids("mm-nothing", after=None, limit=5) == ((), None)
     await vectors.drop("mm-nothing")
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFound, match="mm-nothing"):
         await vectors.upsert("mm-nothing", [point("a", 1, 0, 0)])
+    with pytest.raises(ModelNotFound, match="mm-nothing"):
+        await vectors.switch("mm-alias", "mm-nothing")
 
 
 async def test_a_vector_of_another_length_is_refused(vectors: Vectors, index: str) -> None:
+    with pytest.raises(ValidationFailed, match="3 numbers") as caught:
+        await vectors.upsert(index, [point("b", 1, 0, 0), point("a", 1, 0)])
+    assert (caught.value.field, caught.value.found) == ("vector", "2 numbers")
+    assert await vectors.count(index) == 0
     with pytest.raises(ValidationFailed, match="3 numbers"):
-        await vectors.upsert(index, [point("a", 1, 0)])
+        await vectors.search(index, Question(vector=unit(1, 0, 0) + b"x"))
     with pytest.raises(ValidationFailed, match="3 numbers"):
         await vectors.search(index, Question(vector=unit(1, 0, 0, 0)))
     with pytest.raises(ValidationFailed, match="finite"):
@@ -173,11 +196,31 @@ async def test_filters(vectors: Vectors, index: str, asked: Filter, expected: li
     assert await found(vectors, index, filter=asked) == expected
 
 
+async def test_one_in_figures_in_fractions_true_and_in_letters_are_four_values(vectors: Vectors, index: str) -> None:
+    values: dict[str, Any] = {"int": 1, "float": 1.0, "true": True, "text": "1"}
+    await vectors.upsert(index, [point(id_, 1, 0, 0, **{"a-key_1": value}) for id_, value in values.items()])
+    for id_, value in values.items():
+        assert await found(vectors, index, filter=Filter(metadata={"a-key_1": value})) == [id_]
+        (kept,) = await vectors.search(index, Question(vector=unit(1, 0, 0), filter=Filter(ids=(id_,))))
+        assert repr(kept.facts.metadata) == repr({"a-key_1": value})
+    assert await found(vectors, index, filter=Filter(metadata={"a-key_1": Range(gte=1)})) == ["float", "int"]
+    assert await found(vectors, index, filter=Filter(metadata={"a-key_1": (1.0, "1")})) == ["float", "text"]
+    hits = await vectors.search(index, Question(vector=unit(1, 0, 0), group_by="a-key_1"))
+    assert [(repr(hit.group), hit.id) for hit in hits] == [
+        ("1.0", "float"),
+        ("1", "int"),
+        ("'1'", "text"),
+        ("True", "true"),
+    ]
+
+
 async def test_pages_thresholds_exact_and_what_is_left_out(vectors: Vectors, index: str) -> None:
     await vectors.upsert(index, [point(str(n), 1, n / 10, 0) for n in range(10)])
     assert await found(vectors, index, limit=3, offset=4) == ["4", "5", "6"]
     assert await found(vectors, index, limit=3, exact=True) == ["0", "1", "2"]
     assert await found(vectors, index, limit=3, exclude=("0", "2")) == ["1", "3", "4"]
+    assert await found(vectors, index, limit=3, offset=3, exclude=("0", "2")) == ["5", "6", "7"]
+    assert await found(vectors, index, limit=3, offset=20) == []
     assert len(await found(vectors, index, score_threshold=0.99)) == 2
 
 
@@ -185,6 +228,14 @@ async def test_groups(vectors: Vectors, index: str) -> None:
     await vectors.upsert(index, [point(f"{n}", 1, n / 10, 0, day="odd" if n % 2 else "even") for n in range(6)])
     hits = await vectors.search(index, Question(vector=unit(1, 0, 0), limit=2, group_by="day", group_size=2))
     assert [(hit.group, hit.id) for hit in hits] == [("even", "0"), ("even", "2"), ("odd", "1"), ("odd", "3")]
+
+
+async def test_of_groups_the_best_comes_first_and_filters_hold_in_them(vectors: Vectors, index: str) -> None:
+    told = [point(str(n), 1, n / 10, 0, tags=("odd",) if n % 2 else (), third=n % 3) for n in range(9)]
+    await vectors.upsert(index, [*told, point("none", 1, 0, 0)])
+    asked = Question(vector=unit(1, 0, 0), group_by="third", limit=2, exclude=("0",), filter=Filter(no_tags=("odd",)))
+    hits = await vectors.search(index, asked)
+    assert [(hit.group, hit.id) for hit in hits] == [(2, "2"), (2, "8"), (1, "4")]
 
 
 async def test_all_ids_come_a_page_at_a_time(vectors: Vectors, index: str) -> None:
@@ -212,65 +263,26 @@ async def test_an_alias_is_switched_while_it_is_searched(vectors: Vectors, index
         while not over.is_set():
             seen.add(tuple(await found(vectors, alias)))
 
-    searching = asyncio.create_task(search())
-    for name in (other, index, other):
+    searching = [asyncio.create_task(search()) for _ in range(3)]
+    for name in (other, index, other, index, other):
         await found(vectors, alias)
         await vectors.switch(alias, name)
     assert (await vectors.standing())[alias] == other
     assert await found(vectors, alias) == ["new"]
     over.set()
-    await searching
-    assert seen <= {("old",), ("new",)}
+    await asyncio.gather(*searching)
+    assert seen == {("old",), ("new",)}
+    assert {index, other} <= {*await vectors.names()}
     await vectors.drop(other)
     assert await found(vectors, alias) == []
 
 
-async def test_a_folder_keeps_everything_over_a_restart(tmp_path: Path) -> None:
-    first = await QdrantVectors.local(tmp_path / "v")
-    await first.create("mm-a", dimension=3, settings=PLAIN)
-    await first.upsert("mm-a", [point("a", 1, 0, 0, camera="x")])
-    await first.switch("mm-alias", "mm-a")
-    await first.close()
-    second = await QdrantVectors.local(tmp_path / "v")
-    assert await found(second, "mm-alias", filter=Filter(metadata={"camera": "x"})) == ["a"]
-    assert await second.names() == ("mm-a",)
-    assert (tmp_path / "v").stat().st_mode & 0o077 == 0
-    await second.close()
-
-
-async def test_a_folder_that_another_has_open_is_refused(tmp_path: Path) -> None:
-    first = await QdrantVectors.local(tmp_path / "v")
-    with pytest.raises(DependencyUnavailable, match="already accessed"):
-        await QdrantVectors.local(tmp_path / "v")
-    await first.close()
-
-
-async def test_an_owner_that_is_away_is_told_and_found_again(tmp_path: Path) -> None:
-    local = await QdrantVectors.local(tmp_path / "v")
-    socket = socket_of(tmp_path / "v")
-    asking = OwnerVectors(socket, timeout_s=5)
-    with pytest.raises(DependencyUnavailable, match="does not answer"):
-        await asking.ping()
-    for _ in range(2):
-        shared = SharedVectors(local, socket)
-        await shared.start()
-        assert socket.stat().st_mode & 0o077 == 0
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await asking.ping()
-                    break
-                except DependencyUnavailable:
-                    await asyncio.sleep(0.05)
-        await shared.stop()
-    await asking.close()
-    await local.close()
-
-
-def test_a_socket_is_never_longer_than_systems_allow(tmp_path: Path) -> None:
-    deep = tmp_path.joinpath(*["folder" * 5] * 6)
-    assert len(os.fsencode(socket_of(deep))) <= 103
-    assert socket_of(deep) != socket_of(deep / "other")
+async def test_an_index_that_is_made_anew_takes_vectors_of_its_new_length(vectors: Vectors, index: str) -> None:
+    await vectors.upsert(index, [point("a", 1, 0, 0)])
+    await vectors.drop(index)
+    await vectors.create(index, dimension=2, settings=PLAIN)
+    await vectors.upsert(index, [point("b", 1, 0)])
+    assert await found(vectors, index, vector=unit(1, 0)) == ["b"]
 
 
 async def test_nothing_is_kept_where_nothing_shall_be() -> None:
@@ -279,16 +291,6 @@ async def test_nothing_is_kept_where_nothing_shall_be() -> None:
     assert await null.count("x") == 0
     with pytest.raises(DependencyUnavailable, match="null://"):
         await null.search("x", Question(vector=unit(1, 0, 0)))
-
-
-def test_settings_are_passed_through() -> None:
-    settings = IndexSettings(m=8, ef_construct=64, quantization="int8", always_ram=False, on_disk=True)
-    told = created_with(models, 512, settings)
-    assert (told["vectors_config"].size, told["vectors_config"].on_disk) == (512, True)
-    assert (told["hnsw_config"].m, told["hnsw_config"].ef_construct) == (8, 64)
-    assert told["quantization_config"].scalar.type == models.ScalarType.INT8
-    assert told["quantization_config"].scalar.always_ram is False
-    assert set(created_with(models, 512, PLAIN)) == {"vectors_config"}
 
 
 def test_names_of_spaces_are_short_enough_and_told_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tests.e2e.serving import Server, serve
 from tests.pictures import drawing
 from tests.support import required_in_ci
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FLAGS = (
     "--headless=new",
@@ -89,7 +90,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     try:
-        server.wait_ready()
+        server.wait_ready(300)
         browser = webdriver.Chrome(options=options, service=Service(driver))
         try:
             yield Page(browser, server)
@@ -165,7 +166,7 @@ def test_hostile_names_and_metadata_are_shown_as_text(page: Page, drawings: list
     assert page.texts("#results .tag")[0] == "<b>bold</b>"
     page.one("#results li:first-child .open").click()
     page.until(lambda: page.one("#shown").is_displayed(), "the dialog")
-    assert told["note"] in page.texts("#facts dd")
+    assert told["note"] in page.texts("#said dd")
     assert page.browser.execute_script("return window.hacked") is None
     page.one("body").send_keys(Keys.ESCAPE)
     page.until(lambda: not page.one("#shown").is_displayed(), "the closed dialog")
@@ -182,6 +183,43 @@ def test_everything_is_reached_by_the_keyboard(page: Page, drawings: list[Path])
     assert "skip" in seen[0]
     for wanted in ("theme", "files", "text", "like", "open", "alike"):
         assert wanted in seen, f"{wanted} is not reached: {seen}"
+
+
+def test_a_picture_is_found_opened_and_left_by_keys_alone(page: Page, drawings: list[Path]) -> None:
+    page.open()
+    page.search("a red circle")
+    for _ in range(8):
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        if page.browser.switch_to.active_element.get_attribute("aria-label") == "Open red circle.png":
+            break
+    ActionChains(page.browser).send_keys(Keys.ENTER).perform()
+    page.until(lambda: page.one("#shown").is_displayed(), "the dialog")
+    inside = "return document.getElementById('shown').contains(document.activeElement)"
+    assert page.browser.execute_script(inside)
+    ActionChains(page.browser).send_keys(Keys.ESCAPE).perform()
+    page.until(lambda: not page.one("#shown").is_displayed(), "the closed dialog")
+    assert page.browser.switch_to.active_element.get_attribute("aria-label") == "Open red circle.png"
+
+
+def test_who_likes_it_dark_has_it_dark_until_the_page_is_told(page: Page, drawings: list[Path]) -> None:
+    def ground() -> str:
+        return page.one("body").value_of_css_property("background-color")
+
+    page.open()
+    page.browser.execute_script("localStorage.clear()")
+    seen = {}
+    try:
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            page.open()
+            seen[scheme] = ground()
+        page.one("#theme").click()
+        page.browser.refresh()
+        assert ground() == seen["light"] != seen["dark"]
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        page.browser.execute_script("localStorage.clear()")
 
 
 def test_it_is_readable_on_a_phone_in_light_and_dark(page: Page, drawings: list[Path], folder: Path) -> None:
@@ -223,9 +261,85 @@ def test_a_refusal_is_told_and_a_picture_can_be_deleted(page: Page, drawings: li
     page.until(lambda: page.texts("#results .name") and "gone.png" not in page.texts("#results .name"), "the removal")
 
 
+def drop(page: Page, selector: str, name: str, data: bytes) -> None:
+    """A file, let go of over an element, as a browser tells it."""
+    script = """
+      const bytes = Uint8Array.from(atob(arguments[2]), letter => letter.charCodeAt(0));
+      const carried = new DataTransfer();
+      carried.items.add(new File([bytes], arguments[1], { type: "image/png" }));
+      for (const kind of ["dragover", "drop"]) {
+        const told = { dataTransfer: carried, bubbles: true, cancelable: true };
+        document.querySelector(arguments[0]).dispatchEvent(new DragEvent(kind, told));
+      }
+    """
+    page.browser.execute_script(script, selector, name, base64.b64encode(data).decode())
+
+
+def test_pictures_are_dropped_anywhere_with_their_tags_and_found_by_them(page: Page, drawings: list[Path]) -> None:
+    page.open()
+    page.one("#newtags").send_keys("dropped, <i>odd</i>")
+    drop(page, "main", "dropped.png", drawing("orange", "circle", size=64))
+    page.until(lambda: "indexed" in page.texts("#uploads .good"), "the upload")
+    page.one("#more summary").click()
+    page.one("#tags").send_keys("dropped")
+    page.search("an orange circle")
+    assert page.texts("#results .name") == ["dropped.png"]
+    assert page.texts("#results .tag") == ["dropped", "<i>odd</i>"]
+    assert "tags=dropped" in page.browser.current_url
+    page.browser.refresh()
+    page.until(lambda: page.texts("#results .name") == ["dropped.png"], "the same question after a reload")
+    assert page.one("#tags").get_attribute("value") == "dropped"
+
+
+def test_a_picture_that_is_dropped_on_the_search_field_is_searched_for(page: Page, drawings: list[Path]) -> None:
+    page.open()
+    drop(page, "#text", "wanted.png", drawing("blue", "square", size=90))
+    page.until(lambda: page.texts("#results .name")[:1] == ["blue square.png"], "the picture that is like it")
+    assert page.one("#examplename").text == "wanted.png"
+    assert page.texts("#uploads li") == []
+
+
+def test_one_that_is_known_is_said_to_be(page: Page, drawings: list[Path]) -> None:
+    page.open()
+    page.one("#files").send_keys(str(drawings[0]))
+    page.until(lambda: page.texts("#uploads .good") == ["known already"], "the answer")
+
+
+def test_metadata_cannot_pass_for_what_is_known_of_a_picture(page: Page, drawings: list[Path]) -> None:
+    files = {"files": ("odd.png", drawing("cyan", "square", size=70), "image/png")}
+    told = {"metadata": json.dumps({"State": "deleted", "__proto__": "x"})}
+    made = httpx.post(f"{page.server.url}/v1/images", files=files, data=told, timeout=60)
+    assert made.status_code == 201
+    page.open()
+    page.until(lambda: "odd.png" in page.texts("#results .name"), "the latest pictures")
+    page.one('[aria-label="Open odd.png"]').click()
+    page.until(lambda: page.one("#shown").is_displayed(), "the dialog")
+    assert page.texts("#facts dd")[0] == "indexed"
+    assert set(page.texts("#said dd")) == {"deleted", "x"}
+
+
+def test_more_results_come_page_by_page(page: Page, drawings: list[Path]) -> None:
+    files = [("files", (f"grey {n}.png", drawing("grey", "circle", size=40 + n), "image/png")) for n in range(30)]
+    answer = httpx.post(f"{page.server.url}/v1/images", files=files, data={"collection": "many"}, timeout=120)
+    assert answer.status_code == 200
+    page.open("/?collection=many&text=circle")
+    page.until(lambda: len(page.texts("#results li")) == 24, "the first page")
+    page.one("#next").click()
+    page.until(lambda: len(page.texts("#results li")) == 30, "the second page")
+    assert not page.one("#next").is_displayed()
+    assert len(set(page.texts("#results .name"))) == 30
+
+
+def test_what_is_wrong_with_a_question_is_told(page: Page, drawings: list[Path]) -> None:
+    page.open("/?text=red&model=absent")
+    page.until(lambda: page.texts("#status.bad"), "the refusal")
+    assert "absent" in page.texts("#status.bad")[0]
+
+
 def test_models_are_listed_loaded_and_unloaded(page: Page, folder: Path) -> None:
     page.open("/models")
     page.until(lambda: page.texts("#models li"), "the models")
+    assert page.texts("#models .tag").count("default") >= 1
     page.shot(folder, "models.png")
     page.one('[data-act="unload shapes-sam@1.0.0"], [data-act="load shapes-sam@1.0.0"]')
     if page.browser.find_elements(By.CSS_SELECTOR, '[data-act="unload shapes-sam@1.0.0"]'):
