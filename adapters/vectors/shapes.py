@@ -13,7 +13,7 @@ def created_with(models: Any, dimension: int, settings: IndexSettings, *, folder
     """What a collection is created with.
 
     Vectors are of length 1 when they come, so that their dot product is the cosine. A folder is told the former: of a
-    cosine it would normalise all of them at each question, which is nine tenths of the time.
+    cosine it would normalise all of them at each question, which is half of the time.
     """
     distance = models.Distance.DOT if folder else models.Distance.COSINE
     vectors = models.VectorParams(size=dimension, distance=distance, on_disk=settings.on_disk or None)
