@@ -40,6 +40,8 @@ setup: $(VENV)/.dev  ## Everything development needs
 
 components: $(VENV)/.components $(PROTO)/.tools kafka browser  ## What tests need besides: PostgreSQL, SeaweedFS, Redis, Kafka, Chromium, the generator of the stubs
 
+kafka: $(VENV)/kafka/.complete  ## Kafka's jars, from Maven Central
+
 browser:  ## Debian's Chromium and its driver, for tests of the web pages (as root, or by sudo)
 	if command -v chromium && command -v chromedriver; then :; \
 	elif command -v apt-get; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
