@@ -5,7 +5,7 @@ PROTO  := .venv-proto
 STUBS  := grpcio-tools==1.71.2 mypy-protobuf==3.6.0 grpcio==1.85.1 protobuf==5.29.6 setuptools==84.2.1 types-protobuf==7.35.1.20260906
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
-SOURCES := modelmora api runners registry adapters subscribers load training wiring service.py
+SOURCES := modelmora api runners registry adapters subscribers operations load training wiring service.py
 SUDO   = $(shell test "$$(id -u)" = 0 || command -v sudo)
 LOCK   := $(UV) pip compile -q pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 

@@ -13,6 +13,7 @@ LANGUAGES = ("sh", "python")
 
 ELSEWHERE: Mapping[str, str] = {
     "docs/adding-a-provider.md": "tests/e2e/test_adding_a_provider.py",
+    "docs/backup.md": "tests/e2e/test_backup_served.py",
     "docs/client.md": "tests/doors/test_client_docs.py",
     "docs/events.md": "tests/contracts/test_events_docs.py",
     "docs/open-inference.md": "tests/e2e/test_oip.py",

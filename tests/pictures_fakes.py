@@ -523,6 +523,12 @@ class FakeVectors:
         there = index.points if index is not None else {}
         return {id_: _bytes(there[id_].vector) for id_ in picture_ids if id_ in there}
 
+    async def points(self, name: str, picture_ids: Sequence[str]) -> list[Point]:
+        self._open()
+        index = self._index(name)
+        there = index.points if index is not None else {}
+        return [there[id_] for id_ in picture_ids if id_ in there]
+
     async def search(self, name: str, question: Question) -> list[Hit]:
         self._open()
         index = self._index(name)
@@ -599,7 +605,10 @@ class FakeFiles:
 
     async def put(self, sha256: str, data: bytes, *, content_type: str) -> str:
         self._open()
-        self.objects[f"s3://pictures/{sha256}"] = data
+        self.objects[self.place(sha256)] = data
+        return self.place(sha256)
+
+    def place(self, sha256: str) -> str:
         return f"s3://pictures/{sha256}"
 
     async def get(self, object_: str, *, max_bytes: int) -> bytes:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database.audit import AuditTable
 from adapters.database.clock import Clock
+from adapters.database.copying import DatabaseTables
 from adapters.database.dead_letters import DeadLettersTable
 from adapters.database.desired import DesiredModelsTable
 from adapters.database.engine import Transactions, create_engine, sqlite_file, translated
@@ -50,6 +51,7 @@ class Database:
         self.dead_letters = DeadLettersTable(self._transactions, topic=images_topic, clock=clock)
         self.outbox = OutboxTable(self._transactions, clock=clock)
         self.indexes = IndexesTable(self._transactions, clock=clock)
+        self.tables = DatabaseTables(engine, self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock | None = None, images_topic: str = IMAGES) -> Self:

@@ -31,9 +31,12 @@ class FilePictures:
 
     async def put(self, sha256: str, data: bytes, *, content_type: str) -> str:
         """See the port."""
-        place = self._root / picture_key(sha256)
-        await self._do(lambda: self._write(place, data))
-        return place.as_uri()
+        await self._do(lambda: self._write(self._root / picture_key(sha256), data))
+        return self.place(sha256)
+
+    def place(self, sha256: str) -> str:
+        """See the port."""
+        return (self._root / picture_key(sha256)).as_uri()
 
     async def get(self, object_: str, *, max_bytes: int) -> bytes:
         """See the port; nothing outside of the folder is read, whatever a link in it says."""

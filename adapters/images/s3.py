@@ -64,7 +64,11 @@ class S3Pictures:
                 self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), content_type=content_type)
 
         await self._do(work)
-        return f"s3://{self._bucket}/{key}"
+        return self.place(sha256)
+
+    def place(self, sha256: str) -> str:
+        """See the port."""
+        return f"s3://{self._bucket}/{picture_key(sha256)}"
 
     async def get(self, object_: str, *, max_bytes: int) -> bytes:
         """See the port."""

@@ -25,6 +25,9 @@ class NullVectors:
     async def vectors(self, name: str, picture_ids: Sequence[str]) -> Mapping[str, bytes]:
         return {}
 
+    async def points(self, name: str, picture_ids: Sequence[str]) -> list[Point]:
+        return []
+
     async def search(self, name: str, question: Question) -> list[Hit]:
         _refuse()
 

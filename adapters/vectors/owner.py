@@ -54,6 +54,7 @@ class SharedVectors:
             "upsert": self._upsert,
             "delete": self._delete,
             "vectors": self._get,
+            "points": self._points,
             "search": self._search,
             "count": self._count,
             "ids": self._ids,
@@ -118,6 +119,9 @@ class SharedVectors:
     async def _get(self, asked: m.Get) -> m.Answer:
         return m.Answer(vectors=await self._vectors.vectors(asked.name, asked.picture_ids))
 
+    async def _points(self, asked: m.Points) -> m.Answer:
+        return m.Answer(points=await self._vectors.points(asked.name, asked.picture_ids))
+
     async def _search(self, asked: m.Search) -> m.Answer:
         return m.Answer(hits=await self._vectors.search(asked.name, asked.question))
 
@@ -171,6 +175,10 @@ class OwnerVectors:
     async def vectors(self, name: str, picture_ids: Sequence[str]) -> Mapping[str, bytes]:
         """See the port."""
         return (await self._ask(m.Get(name=name, picture_ids=list(picture_ids)))).vectors or {}
+
+    async def points(self, name: str, picture_ids: Sequence[str]) -> list[Point]:
+        """See the port."""
+        return (await self._ask(m.Points(name=name, picture_ids=list(picture_ids)))).points or []
 
     async def search(self, name: str, question: Question) -> list[Hit]:
         """See the port."""

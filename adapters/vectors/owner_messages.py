@@ -46,6 +46,12 @@ class Get(Message):
     picture_ids: list[str]
 
 
+class Points(Message):
+    kind: Literal["points"] = "points"
+    name: str
+    picture_ids: list[str]
+
+
 class Search(Message):
     kind: Literal["search"] = "search"
     name: str
@@ -79,7 +85,7 @@ class Drop(Message):
     name: str
 
 
-Asked: TypeAlias = Create | Upsert | Delete | Get | Search | Count | Ids | Switch | Plain | Drop
+Asked: TypeAlias = Create | Upsert | Delete | Get | Points | Search | Count | Ids | Switch | Plain | Drop
 ASKED: TypeAdapter[Asked] = TypeAdapter(Annotated[Asked, Field(discriminator="kind")])
 
 
@@ -98,6 +104,7 @@ class Answer(Message):
     error: Error | None = None
     hits: list[Hit] | None = None
     vectors: Mapping[str, bytes] | None = None
+    points: list[Point] | None = None
     count: int = 0
     names: tuple[str, ...] = ()
     following: str | None = None

@@ -51,23 +51,42 @@ def value_of(word: str) -> Value:
 
 def hit_of(payload: Mapping[str, Any], score: float, *, group: Value | None = None) -> Hit:
     """A hit of a point's payload."""
-    made = payload["provenance"]
     return Hit(
         id=payload["id"],
         score=max(-1.0, min(1.0, score)),  # rounding
-        facts=Facts(filename=payload["filename"], tags=tuple(payload["tags"]), metadata=payload["metadata"]),
-        provenance=Provenance(
-            picture_id=payload["id"],
-            sha256=made["sha256"],
-            model=made["model"],
-            version=made["version"],
-            precision=made["precision"],
-            seq=made["seq"],
-            embedded_at=datetime.fromisoformat(made["embedded_at"]),
-        ),
+        facts=_facts(payload),
+        provenance=_provenance(payload),
         content_type=payload["content_type"],
         created_at=datetime.fromisoformat(payload["created_at"]),
         group=group,
+    )
+
+
+def point_of(payload: Mapping[str, Any], vector: bytes) -> Point:
+    """The point that `payload_of` made the payload of."""
+    return Point(
+        vector=vector,
+        facts=_facts(payload),
+        provenance=_provenance(payload),
+        content_type=payload["content_type"],
+        created_at=datetime.fromisoformat(payload["created_at"]),
+    )
+
+
+def _facts(payload: Mapping[str, Any]) -> Facts:
+    return Facts(filename=payload["filename"], tags=tuple(payload["tags"]), metadata=payload["metadata"])
+
+
+def _provenance(payload: Mapping[str, Any]) -> Provenance:
+    made = payload["provenance"]
+    return Provenance(
+        picture_id=payload["id"],
+        sha256=made["sha256"],
+        model=made["model"],
+        version=made["version"],
+        precision=made["precision"],
+        seq=made["seq"],
+        embedded_at=datetime.fromisoformat(made["embedded_at"]),
     )
 
 

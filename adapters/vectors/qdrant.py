@@ -16,7 +16,7 @@ import structlog
 from adapters.vectors.failures import MISSING, REFUSED, status_of, unavailable
 from adapters.vectors.filters import Filters
 from adapters.vectors.opening import named, open_folder, open_server
-from adapters.vectors.payloads import hit_of, length_of, numbers, payload_of, value_of
+from adapters.vectors.payloads import hit_of, length_of, numbers, payload_of, point_of, value_of
 from adapters.vectors.shapes import created_with, payload_indexes
 from adapters.vectors.transactions import one_transaction
 from modelmora.domain.pictures.search import Hit, Point, Question
@@ -97,6 +97,16 @@ class QdrantVectors:
             return {(one.payload or {})["id"]: np.asarray(one.vector, "<f4").tobytes() for one in found}
 
         return await self._ask(lambda: _or(work, {})) if ids else {}
+
+    async def points(self, name: str, picture_ids: Sequence[str]) -> list[Point]:
+        """See the port."""
+        ids = [point_id(id_) for id_ in picture_ids]
+
+        def work() -> list[Point]:
+            found = self._client.retrieve(name, ids, with_payload=True, with_vectors=True)
+            return [point_of(one.payload or {}, np.asarray(one.vector, "<f4").tobytes()) for one in found]
+
+        return await self._ask(lambda: _or(work, [])) if ids else []
 
     async def search(self, name: str, question: Question) -> list[Hit]:
         """See the port."""

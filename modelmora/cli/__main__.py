@@ -8,6 +8,7 @@ import click
 
 from modelmora import __version__
 from modelmora.cli.audit import audit
+from modelmora.cli.backup import backup, restore
 from modelmora.cli.classify import classify
 from modelmora.cli.compare import compare
 from modelmora.cli.config import config
@@ -46,7 +47,7 @@ COMMANDS = (
     *(models, load, unload, warmup, pull, verify, tune, health),
     *(register, versions, current, lineage, diff, audit, gc),
     *(upload, search, images, reindex, indexes, dlq),
-    *(serve, config),
+    *(serve, backup, restore, config),
 )
 for command in COMMANDS:
     program.add_command(command)

@@ -4,6 +4,7 @@ Every port that handles many items returns one outcome per item, in the order gi
 only errors of `modelmora.errors`; foreign exceptions are translated in the adapter.
 """
 
+from modelmora.ports.backup import ArchiveReader, ArchiveWriter, Member, Row, Tables, TablesCopy
 from modelmora.ports.cache import EmbeddingCache
 from modelmora.ports.events import Delivery, Kept, Outbox, Publisher, Subscription
 from modelmora.ports.inference import (
@@ -69,6 +70,8 @@ from modelmora.ports.vectors import Vectors
 __all__ = [
     "LOST",
     "Answer",
+    "ArchiveReader",
+    "ArchiveWriter",
     "Artifacts",
     "AuditLog",
     "Capacity",
@@ -94,6 +97,7 @@ __all__ = [
     "Leases",
     "Lineages",
     "Look",
+    "Member",
     "ModelHost",
     "ModelReport",
     "Objects",
@@ -111,9 +115,12 @@ __all__ = [
     "RegisteredTogether",
     "RegisteredVersions",
     "Registration",
+    "Row",
     "Segmenter",
     "StoredObject",
     "Subscription",
+    "Tables",
+    "TablesCopy",
     "Traffic",
     "Upload",
     "Vectors",

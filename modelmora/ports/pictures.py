@@ -23,6 +23,10 @@ class PictureFiles(Protocol):
         """Where it lies now, as in `Picture.object`; idempotent."""
         ...
 
+    def place(self, sha256: str) -> str:
+        """Where `put` puts it."""
+        ...
+
     async def get(self, object_: str, *, max_bytes: int) -> bytes:
         """Of an object of its own, or of another one that the operator allows.
 

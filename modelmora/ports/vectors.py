@@ -32,6 +32,10 @@ class Vectors(Protocol):
         """The vectors of those that are there, little-endian float32."""
         ...
 
+    async def points(self, name: str, picture_ids: Sequence[str]) -> list[Point]:
+        """Those that are there, whole: put into another index they are what they were."""
+        ...
+
     async def search(self, name: str, question: Question) -> list[Hit]:
         """The best first, ties by id; of groups all hits of the best group first. Nothing where there is no such index.
         Raises ValidationFailed for a vector of another length."""

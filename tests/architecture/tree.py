@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("modelmora", "api", "runners", "registry", "adapters", "subscribers", "wiring", "load", "training")
+ROOMS = (
+    "modelmora",
+    "api",
+    "runners",
+    "registry",
+    "adapters",
+    "subscribers",
+    "operations",
+    "wiring",
+    "load",
+    "training",
+)
 _NOT_OURS = {"__pycache__", "build", "dist", "node_modules"}
 
 

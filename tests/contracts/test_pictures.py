@@ -563,7 +563,7 @@ async def test_a_caller_who_leaves_closes_the_connections(start: Start, reach: O
     waiting = await start(silent)
     pictures = reach(server, *(f"http://pictures.test:{s.port}" for s in (server, waiting)))
     task = asyncio.create_task(pictures.fetch([waiting.url(f"/{n}") for n in range(20)], call=CALL))
-    await until(lambda: waiting.open == http_module.AT_ONCE_OF_A_REQUEST)
+    await until(lambda: len(waiting.asked) == http_module.AT_ONCE_OF_A_REQUEST)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

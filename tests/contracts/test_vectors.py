@@ -74,6 +74,15 @@ async def test_the_nearest_come_first_with_all_that_is_known_of_them(vectors: Ve
     assert await vectors.count(index) == 2
 
 
+async def test_a_point_is_given_back_whole(vectors: Vectors, index: str) -> None:
+    first, second = point("a", 3, 0, 4, tags=("t",), k=1, f=0.5, b=True), point("b", 0, 1, 0, seq=7)
+    await vectors.upsert(index, [first, second])
+    told = {one.provenance.picture_id: one for one in await vectors.points(index, ["b", "a", "nobody"])}
+    assert told == {"a": first, "b": second}
+    assert await vectors.points(index, []) == []
+    assert await vectors.points("mm-nothing", ["a"]) == []
+
+
 async def test_what_is_upserted_is_found_at_once_and_replaced_by_newer_alone(vectors: Vectors, index: str) -> None:
     await vectors.upsert(index, [point("a", 0, 1, 0, seq=5), point("b", 0, 0, 1, seq=1)])
     await vectors.upsert(index, [point("a", 1, 0, 0, seq=4), point("b", 1, 0, 0, seq=2), point("c", 1, 0, 0, seq=9)])
