@@ -1,4 +1,5 @@
-"""`python -m load.bench`: the comparison; `start`, `hop`, `cached`: single costs; `bad`, `zoo`, `soak`: under load."""
+"""`python -m load.bench`: the comparison; `start`, `hop`, `cached`, `search`, `vectors`, `bulk`: single costs; `bad`,
+`zoo`, `soak`: under load."""
 
 from __future__ import annotations
 
@@ -9,10 +10,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from load.bench import bulk as announcing
 from load.bench import cached as remembering
 from load.bench import compare as comparing
 from load.bench import hop as hopping
 from load.bench import machine, plan, profile, subjects, tables, wrk
+from load.bench import nearest as finding
+from load.bench import search as searching
 from load.bench import start as starting
 from load.bench.options import JSON, QUICK, WORK, run_folder, say, write, write_json
 from load.bench.plan import ALL_POINTS, PAIRED_POINTS, PAIRED_WHEN_ASKED, Party, Point
@@ -162,6 +166,50 @@ def cached(*, callers: int, cache: str, quick: bool, file: Path | None, work: Pa
         run = remembering.cached(options, folder, say=say)
     write(file, run)
     click.echo(remembering.markdown(run))
+
+
+@main.command()
+@_MODEL
+@click.option("--kept", type=click.IntRange(32, 1_000_000), default=1_000, show_default=True, help="Pictures.")
+@QUICK
+@JSON
+@WORK
+def search(*, model: subjects.Name, kept: int, quick: bool, file: Path | None, work: Path) -> None:
+    """Searches by words and by a picture, at 1 and 8 callers."""
+    options = searching.Options(
+        kept=64 if quick else kept, windows=1 if quick else MIN_PAIRS, seconds=2 if quick else 10
+    )
+    with run_folder(work) as folder:
+        run = searching.search(subjects.prepare(model, work), options, folder, say=say)
+    write(file, run)
+    click.echo(searching.markdown(run))
+
+
+@main.command()
+@QUICK
+@JSON
+@WORK
+def vectors(*, quick: bool, file: Path | None, work: Path) -> None:
+    """Questions to a folder of vectors, by how many there are."""
+    counts, asked = ((1_000,), 20) if quick else (finding.COUNTS, 200)
+    with run_folder(work) as folder:
+        found = finding.nearest(folder / "vectors", counts=counts, asked=asked, say=say)
+    write_json(file, {"machine": machine.facts(), "found": [asdict(one) for one in found]})
+    click.echo(finding.markdown(found))
+
+
+@main.command()
+@_MODEL
+@QUICK
+@JSON
+@WORK
+def bulk(*, model: subjects.Name, quick: bool, file: Path | None, work: Path) -> None:
+    """Pictures announced over Kafka, beside GenerateBatch; takes what `make components` brings."""
+    options = announcing.Options(count=64, pairs=1) if quick else announcing.Options(pairs=MIN_PAIRS)
+    with run_folder(work) as folder:
+        run = announcing.bulk(subjects.prepare(model, work), options, folder, say=say)
+    write(file, run)
+    click.echo(announcing.markdown(run))
 
 
 for scenario in (bad, zoo, soak, swap):

@@ -13,10 +13,11 @@ from pathlib import Path
 from PIL import Image as Pillow
 
 from adapters.cache.memory import MemoryCache
-from load.bench import cpu, machine, pictures
+from load.bench import machine, pictures
 from load.bench.callers import HOST, Load
 from load.bench.driver import measure
 from load.bench.hop import LEAD_S, api_us
+from load.bench.inside import Counted, measured
 from load.bench.plan import Point
 from load.bench.results import Run, Window
 from load.bench.servers import Server, start_ours
@@ -160,26 +161,11 @@ def _by_http(ours: Server, options: Options, drawn: Path | None, folder: Path, *
 
 def _by_batch(ours: Server, drawn: Path, *, seconds: int) -> Window:
     """The caller is this process."""
-    jpegs, own = pictures.read(drawn), time.process_time()
-    before, started = cpu.sample(ours.process.tree()), time.perf_counter()
-    items, failed = asyncio.run(_stream(ours, jpegs, seconds))
-    after, wall_s = cpu.sample(ours.process.tree()), time.perf_counter() - started
-    by_role = cpu.spent(before, after)
-    known = sum(by_role.values()) + time.process_time() - own
-    return Window(
-        party="ours",
-        point=Point("grpc", 1),
-        pair=None,
-        items=items,
-        wall_s=wall_s,
-        cpu_s=by_role,
-        failed=failed,
-        foreign_cores=max(0.0, after.machine_s - before.machine_s - known) / wall_s,
-    )
+    jpegs = pictures.read(drawn)
+    return asyncio.run(measured([ours.process.tree()], Point("grpc", 1), lambda: _stream(ours, jpegs, seconds)))
 
 
-async def _stream(ours: Server, jpegs: Sequence[bytes], seconds: int) -> tuple[int, int]:
-    """How many were answered well, and how many not."""
+async def _stream(ours: Server, jpegs: Sequence[bytes], seconds: int) -> Counted:
     until = time.perf_counter() + seconds
 
     def again() -> Iterator[bytes]:
@@ -195,7 +181,7 @@ async def _stream(ours: Server, jpegs: Sequence[bytes], seconds: int) -> tuple[i
             async for _, outcome in client.generate_batch(part, model="noop"):
                 bad += isinstance(outcome, Failed)
                 good += isinstance(outcome, Ok)
-    return good, bad
+    return Counted(items=good, failed=bad)
 
 
 def _draw(folder: Path) -> Path:

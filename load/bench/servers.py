@@ -12,7 +12,7 @@ from load.bench.subjects import Subject
 from runners.devices import cores
 
 BENTOML = (sys.executable, "-m", "bentoml", "serve")
-NO_CACHE = "null://"
+NOWHERE = "null://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,19 @@ class Server:
         return self.grpc_port if face == "grpc" else self.http_port
 
 
-def start_ours(subject: Subject, folder: Path, *, threads: int = 0, cache: str = NO_CACHE) -> Server:
-    """Our service with this model alone, ready; raises Trouble with the end of its log."""
-    return start_registry(subject.registry(threads), folder, cache=cache)
+def start_ours(subject: Subject, folder: Path, *, threads: int = 0, **stores: str) -> Server:
+    """Our service with this model alone, ready; `stores` as `start_registry` takes them. Raises Trouble with the end of
+    its log."""
+    return start_registry(subject.registry(threads), folder, **stores)
 
 
-def start_registry(registry: str, folder: Path, *, log_level: str = "info", cache: str = NO_CACHE) -> Server:
+def start_registry(
+    registry: str, folder: Path, *, log_level: str = "info", cache: str = NOWHERE, vectors: str = NOWHERE
+) -> Server:
     """Our service with these models, ready; in the folder of an earlier start it finds what that one left.
 
-    `cache` remembers embeddings; without one each is computed. Raises Trouble with the end of its log.
+    `cache` remembers embeddings; without one each is computed. `vectors` are where kept pictures are searched. Raises
+    Trouble with the end of its log.
     """
     home = _folder(folder / "ours")
     file = home / "ModelRegistry.yaml"
@@ -49,7 +53,7 @@ def start_registry(registry: str, folder: Path, *, log_level: str = "info", cach
         "MODELMORA_REGISTRY": str(file),
         "MODELMORA_LOG_LEVEL": log_level,
         "MODELMORA_CACHE_URL": cache,
-        "MODELMORA_VECTORS_URL": "null://",
+        "MODELMORA_VECTORS_URL": vectors,
         "MODELMORA_DATA_DIR": str(_folder(home / "data")),
         "BENTOML_HOME": str(_folder(home / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "True",

@@ -67,6 +67,12 @@ class Process:
             end(self._process, within_s=40.0)
             _kill(psutil.wait_procs(family, timeout=5.0)[1])
 
+    def tree(self) -> psutil.Process:
+        """The root of a running one's process tree, for CPU accounting."""
+        if self._process is None:
+            raise NotReady(f"{' '.join(self._command)} was not started")
+        return psutil.Process(self._process.pid)
+
     def kill(self) -> None:
         """Without a word, and everything that it started."""
         if self._process is not None:
@@ -91,8 +97,8 @@ def _kill(processes: list[psutil.Process]) -> None:
 class Stack:
     """Kafka, S3, PostgreSQL, Redis, an API worker whose vectors lie in a folder, a subscriber."""
 
-    def __init__(self, folder: Path) -> None:
-        """Nothing runs yet; raises Absent."""
+    def __init__(self, folder: Path, *, env: Mapping[str, str] | None = None) -> None:
+        """Nothing runs yet; `env` are settings that differ from ours. Raises Absent."""
         places = {name: folder / name for name in ("kafka", "objects", "database", "redis", "api")}
         for place in places.values():
             place.mkdir(parents=True)
@@ -103,7 +109,7 @@ class Stack:
         self.http, self.grpc, self.health = reserve_port(), reserve_port(), reserve_port()
         self.url = f"http://127.0.0.1:{self.http}"
         self.vectors = places["api"] / "data" / "vectors"
-        env = self._environment(places["api"])
+        env = {**self._environment(places["api"]), **(env or {})}
         serve = [sys.executable, "-m", "bentoml", "serve", "service:ModelMora"]
         self.api = Process(serve, log=folder / "api.log", env=env, probe=f"{self.url}/readyz")
         probe = f"http://127.0.0.1:{self.health}/readyz"
