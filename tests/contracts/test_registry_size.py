@@ -121,6 +121,7 @@ async def asked(http: httpx.AsyncClient, path: str, **query: Any) -> Any:
     return answer.json()
 
 
+@pytest.mark.nightly  # CI asks the same through HTTP
 async def test_list_and_get_take_less_than_50_ms(
     database: Database, record_property: Callable[[str, object], None]
 ) -> None:

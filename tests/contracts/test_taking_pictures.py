@@ -271,7 +271,7 @@ async def test_chunks_that_overlap_make_each_picture_once_whoever_is_faster(data
     async def bring(one: Database, order: list[str], side: str) -> None:
         for turn in range(4):
             seq = turn + 1
-            new = [coming(f"{side}{turn}{n}", sha256=digest(f"{n}{turn}"), announce="/x", hold_s=60) for n in order]
+            new = [coming(f"{side}{turn}{n}", sha256=digest(f"{n} of {turn}"), announce="/x", hold_s=60) for n in order]
             answers = await one.pictures.register([*new, *(coming(n, seq=seq, tags=(side, n)) for n in order)])
             done = [unwrap(answer).picture for answer in answers]
             await one.pictures.finish([step(p.id, seq=p.seq) for p in done])

@@ -50,6 +50,7 @@ def test_it_answers_as_torch_does_and_is_exported_once(tmp_path: Path) -> None:
             server.stop()
 
 
+@pytest.mark.nightly
 def test_one_that_is_not_near_enough_is_refused_and_says_how_near_it_came(tmp_path: Path) -> None:
     server = serve(tmp_path, registry=REGISTRY)
     try:
@@ -72,6 +73,7 @@ def verified(server: Server, model: str) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.nightly
 def test_auto_is_what_was_measured_to_be_fastest_from_the_next_start_on(tmp_path: Path) -> None:
     server = serve(tmp_path, registry=REGISTRY)
     try:

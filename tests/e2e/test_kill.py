@@ -20,7 +20,14 @@ from tests.support import wait_until
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("workers", "kill"), [(1, kill_one_engine), (1, kill_one_runner), (2, kill_one_runner)])
+@pytest.mark.parametrize(
+    ("workers", "kill"),
+    [
+        (1, kill_one_engine),
+        pytest.param(1, kill_one_runner, marks=pytest.mark.nightly),
+        pytest.param(2, kill_one_runner, marks=pytest.mark.nightly),
+    ],
+)
 async def test_a_killed_runner_costs_no_caller_anything_and_comes_back(
     start_server: Callable[..., Server],
     workers: int,

@@ -14,9 +14,10 @@ from tests.support import wait_until
 
 
 def gauges(server: Server) -> set[int]:
-    """The processes whose gauges count."""
+    """The processes whose models' bytes count."""
     folder = server.log.parent / "bentoml" / "prometheus_multiproc_dir"
-    return {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_livesum_*.db")}
+    files = [path for path in folder.glob("gauge_livesum_*.db") if b"modelmora_model_bytes" in path.read_bytes()]
+    return {int(path.stem.rpartition("_")[2]) for path in files}
 
 
 def samples(server: Server, metric: str) -> dict[str, float]:

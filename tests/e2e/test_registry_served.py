@@ -162,7 +162,7 @@ def test_another_start_serves_the_registered_without_asking_the_store(tmp_path: 
         again.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)  # 605 MB are drawn, written, sent and digested
 def test_two_workers_that_need_the_same_605_mb_at_once_fetch_them_once(tmp_path: Path) -> None:
     folder = write_random("ViT-B-32", tmp_path / "vit-b-32")

@@ -158,7 +158,7 @@ def test_the_built_bento_serves_the_bundled_model(start_bento: Callable[..., Ser
     assert len(answer.json()["data"]) == len(texts)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 async def test_the_built_bento_loses_nothing_when_its_runner_is_killed(start_bento: Callable[..., Server]) -> None:
     server = start_bento(registry=noop())
