@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,16 +53,20 @@ def bulk(subject: Subject, options: Options, folder: Path, *, say: Callable[[str
     file = folder / "ModelRegistry.yaml"
     file.write_text(subject.registry(0))
     env = {"MODELMORA_REGISTRY": str(file), "MODELMORA_CACHE_URL": "null://", **PASSIVE}
-    stack = Stack(folder / "stack", env=env)
     run = Run(model=subject.name, machine=machine.facts(), conditions={"count": options.count})
+    with tempfile.TemporaryDirectory(prefix="modelmora-bulk-") as place:  # PostgreSQL runs as nobody where this is root
+        _pairs(Stack(Path(place), env=env), run, jpegs, options, say)
+    return run
+
+
+def _pairs(stack: Stack, run: Run, jpegs: Sequence[bytes], options: Options, say: Callable[[str], None]) -> None:
     with stack.running():
-        asyncio.run(_pair(stack, subject.name, jpegs, 64))  # loads the model, makes the index
+        asyncio.run(_pair(stack, run.model, jpegs, 64))  # loads the model, makes the index
         for pair in range(options.pairs):
-            both = asyncio.run(_pair(stack, subject.name, jpegs, options.count))
+            both = asyncio.run(_pair(stack, run.model, jpegs, options.count))
             run.windows.extend(both)
             told = [f"{window.cpu_ms:.1f} ms of CPU a picture, {window.per_s:.0f}/s" for window in both]
             say(f"{pair + 1}: announced {told[0]}; GenerateBatch {told[1]}")
-    return run
 
 
 def markdown(run: Run) -> str:
