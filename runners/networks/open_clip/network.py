@@ -24,6 +24,7 @@ from runners.networks.cores import use_threads
 from runners.networks.linears import pack
 from runners.networks.network import Network
 from runners.networks.open_clip.config import CLIP_VOCABULARY, Config, tokenizer_arguments
+from runners.networks.open_clip.texts import encode_text
 from runners.networks.open_clip.weights import find_weights, put_weights
 from runners.networks.pixels import DTYPES
 from runners.networks.transfer import settle
@@ -56,9 +57,9 @@ class OpenClip(Network):
         if task == "embed_image" and image is not None:
             return np.zeros((image.height, image.width, 3), dtype=np.uint8)
         if self._tokenizer is not None:
-            return self.tokenize("a picture", truncate=True)
-        tokens = np.zeros(text.context_length if text else 77, dtype=np.int32)
-        tokens[:2] = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1  # start and end: an empty text
+            return self.tokenize("a picture " * (text.context_length if text else 77), truncate=True)
+        tokens = np.full(text.context_length if text else 77, 320, dtype=np.int32)  # "a", as long as a text can be
+        tokens[0], tokens[-1] = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1  # start and end
         return tokens
 
     def tokenize(self, text: str, *, truncate: bool) -> NDArray[np.int32]:
@@ -88,7 +89,7 @@ class OpenClip(Network):
             case "embed_image":
                 features: torch.Tensor = self._model.encode_image(self.normalised(stacked))
             case "embed_text":
-                features = self._model.encode_text(stacked.long())
+                features = encode_text(self._model, stacked.long())
             case _:
                 raise ValueError(f"{self.description.model} does not {task}")
         return features
