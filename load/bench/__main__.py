@@ -1,5 +1,4 @@
-"""`python -m load.bench`: the comparison; `start`, `hop`, `cached`, `search`, `vectors`, `bulk`: single costs; `bad`,
-`zoo`, `soak`: under load."""
+"""`python -m load.bench`: the comparison; each other command measures one cost, or one promise under load."""
 
 from __future__ import annotations
 

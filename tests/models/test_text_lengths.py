@@ -22,7 +22,8 @@ def clip() -> CLIP:
 
 
 def ids(*texts: str) -> torch.Tensor:
-    return SimpleTokenizer()(list(texts))
+    tokens: torch.Tensor = SimpleTokenizer()(list(texts))
+    return tokens
 
 
 @pytest.mark.parametrize("texts", [TEXTS, *([text] for text in TEXTS)], ids=["together", *map(str, range(len(TEXTS)))])
