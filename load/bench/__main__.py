@@ -15,6 +15,7 @@ from load.bench import compare as comparing
 from load.bench import hop as hopping
 from load.bench import machine, plan, profile, subjects, tables, wrk
 from load.bench import nearest as finding
+from load.bench import observed as seeing
 from load.bench import search as searching
 from load.bench import start as starting
 from load.bench.options import JSON, QUICK, WORK, run_folder, say, write, write_json
@@ -45,24 +46,33 @@ class Points(click.ParamType[tuple[Point, ...]]):
 
 
 _MODEL = click.option("--model", type=click.Choice(subjects.NAMES), default="vit-b-32", show_default=True)
+_PRECISION = click.option(
+    "--precision", type=click.Choice(subjects.PRECISIONS), default="fp32", show_default=True,
+    help="Ours only; auto is found out first. The others take fp32.",
+)  # fmt: skip
+_ENGINE = click.option(
+    "--engine", type=click.Choice(subjects.ENGINES), default="torch", show_default=True, help="Ours only."
+)
 
 
 @click.group(invoke_without_command=True, help="Our service, the reference loop and plain BentoML, interleaved.")
 @_MODEL
 @click.option("--points", type=Points(), default=ALL_POINTS, help="Such as http:1,http:8,grpc:32; default: all.")
-@click.option("--parties", default=",".join(plan.USUAL), show_default=True, help="And litserve, when it is named.")
-@click.option("--litserve", type=click.Choice(tuple(_LITSERVE)), default="both", show_default=True, help="How it runs.")
 @click.option(
-    "--precision", type=click.Choice(subjects.PRECISIONS), default="fp32", show_default=True,
-    help="Ours only; auto is found out first. The others take fp32.",
-)  # fmt: skip
-@click.option("--engine", type=click.Choice(subjects.ENGINES), default="torch", show_default=True, help="Ours only.")
+    "--parties",
+    default=",".join(plan.USUAL),
+    show_default=True,
+    help="And litserve, mlserver, infinity.",
+)
+@click.option("--litserve", type=click.Choice(tuple(_LITSERVE)), default="both", show_default=True, help="How it runs.")
+@_PRECISION
+@_ENGINE
 @click.option("--pairs", type=click.IntRange(MIN_PAIRS, 30), default=MIN_PAIRS, show_default=True)
 @click.option(
     "--threads", type=click.IntRange(0, 256), default=0, help="For every party; 0: what each takes by itself."
 )
 @click.option(
-    "--bentoml-as-it-comes", is_flag=True, help="Plain BentoML with OpenMP's own wait policy instead of ours."
+    "--as-they-come", is_flag=True, help="BentoML, MLServer and infinity with OpenMP's own wait policy, not ours."
 )
 @QUICK
 @JSON
@@ -80,7 +90,7 @@ def main(
     engine: Engine,
     pairs: int,
     threads: int,
-    bentoml_as_it_comes: bool,
+    as_they_come: bool,
     quick: bool,
     file: Path | None,
     work: Path,
@@ -100,7 +110,7 @@ def main(
         pairs=pairs,
         quick=quick,
         threads=threads,
-        bentoml_passive=not bentoml_as_it_comes,
+        tuned=not as_they_come,
     )
     with run_folder(work) as folder:
         subject = replace(subjects.prepare(model, work), precision=precision, engine=engine)
@@ -149,6 +159,19 @@ def hop(*, callers: int, plain: bool, profiled: bool, quick: bool, file: Path | 
 
 
 @main.command()
+@QUICK
+@JSON
+@WORK
+def observed(*, quick: bool, file: Path | None, work: Path) -> None:
+    """What metrics, logs and traces cost a request."""
+    options = seeing.Options(blocks=2) if quick else seeing.Options()
+    with run_folder(work) as folder:
+        seen = seeing.observed(options, folder)
+    write_json(file, asdict(seen))
+    click.echo(seeing.markdown(seen))
+
+
+@main.command()
 @click.option("--callers", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option(
     "--cache", default="memory://", show_default=True, help="What remembers, as MODELMORA_CACHE_URL takes it."
@@ -169,17 +192,29 @@ def cached(*, callers: int, cache: str, quick: bool, file: Path | None, work: Pa
 
 @main.command()
 @_MODEL
+@_PRECISION
+@_ENGINE
 @click.option("--kept", type=click.IntRange(32, 1_000_000), default=1_000, show_default=True, help="Pictures.")
+@click.option("--windows", type=click.IntRange(1, 30), default=MIN_PAIRS, show_default=True, help="Of ten seconds.")
 @QUICK
 @JSON
 @WORK
-def search(*, model: subjects.Name, kept: int, quick: bool, file: Path | None, work: Path) -> None:
+def search(
+    *,
+    model: subjects.Name,
+    precision: subjects.Precision,
+    engine: Engine,
+    kept: int,
+    windows: int,
+    quick: bool,
+    file: Path | None,
+    work: Path,
+) -> None:
     """Searches by words and by a picture, at 1 and 8 callers."""
-    options = searching.Options(
-        kept=64 if quick else kept, windows=1 if quick else MIN_PAIRS, seconds=2 if quick else 10
-    )
+    options = searching.Options(kept=64 if quick else kept, windows=1 if quick else windows, seconds=2 if quick else 10)
     with run_folder(work) as folder:
-        run = searching.search(subjects.prepare(model, work), options, folder, say=say)
+        subject = replace(subjects.prepare(model, work), precision=precision, engine=engine)
+        run = searching.search(subject, options, folder, say=say)
     write(file, run)
     click.echo(searching.markdown(run))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -57,9 +57,27 @@ def litserve(body: bytes) -> Vector:
         raise ValueError(f"no embedding in the answer {body[:200]!r}") from bad
 
 
+def mlserver(body: bytes) -> Vector:
+    """The one row of the answer's tensor; raises ValueError when it is not there."""
+    try:
+        return checked(json.loads(body)["outputs"][0]["data"])
+    except (ValueError, LookupError, TypeError) as bad:
+        raise ValueError(f"no embedding in the answer {body[:200]!r}") from bad
+
+
 def reader(party: Party) -> Callable[[bytes], Vector]:
     """What reads the answers of that server; raises KeyError for the loop, which has none."""
-    return {"ours": ours, "bentoml": bentoml, "litserve": litserve, "litserve-tuned": litserve}[party]
+    return _READERS[party]
+
+
+_READERS: Mapping[Party, Callable[[bytes], Vector]] = {
+    "ours": ours,
+    "infinity": ours,  # both answer as OpenAI does
+    "bentoml": bentoml,
+    "litserve": litserve,
+    "litserve-tuned": litserve,
+    "mlserver": mlserver,
+}
 
 
 def from_base64(text: str) -> Vector:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 
 from load.bench import machine, pictures
 from load.bench.callers import HOST
-from load.bench.inside import Counted, measured
+from load.bench.inside import Counted, measured, streamed
 from load.bench.plan import Point
 from load.bench.processes import PASSIVE, Trouble
 from load.bench.results import Run, Window
@@ -26,7 +25,7 @@ from load.bench.tables import ratio, table
 from load.chaos.announcements import TOPIC
 from load.chaos.parts import INCOMING, Stack
 from load.chaos.truth import open_ways, registered_pictures
-from modelmora.client import Client, Failed, Ok
+from modelmora.client import Client
 from modelmora.domain.events.codec import to_kept_parts
 from modelmora.domain.events.images import registered
 from modelmora.domain.pictures.picture import Facts, Picture
@@ -35,8 +34,6 @@ from modelmora.ids import new_id
 MAX_RATIO = 1.15
 LOOK_S = 0.05
 PATIENCE_S = 300.0
-
-_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,21 +46,20 @@ class Options:
 
 def bulk(subject: Subject, options: Options, folder: Path, *, say: Callable[[str], None]) -> Run:
     """In turn; nothing is remembered, so that both compute each picture. Raises Trouble."""
-    jpegs = pictures.read(pictures.draw(folder / "pictures")[0].parent)
     file = folder / "ModelRegistry.yaml"
     file.write_text(subject.registry(0))
     env = {"MODELMORA_REGISTRY": str(file), "MODELMORA_CACHE_URL": "null://", **PASSIVE}
     run = Run(model=subject.name, machine=machine.facts(), conditions={"count": options.count})
     with tempfile.TemporaryDirectory(prefix="modelmora-bulk-") as place:  # PostgreSQL runs as nobody where this is root
-        _pairs(Stack(Path(place), env=env), run, jpegs, options, say)
+        _pairs(Stack(Path(place), env=env), run, pictures.Fresh(folder / "pictures"), options, say)
     return run
 
 
-def _pairs(stack: Stack, run: Run, jpegs: Sequence[bytes], options: Options, say: Callable[[str], None]) -> None:
+def _pairs(stack: Stack, run: Run, fresh: pictures.Fresh, options: Options, say: Callable[[str], None]) -> None:
     with stack.running():
-        asyncio.run(_pair(stack, run.model, jpegs, 64))  # loads the model, makes the index
+        asyncio.run(_pair(stack, run.model, fresh, 64))  # loads the model, makes the index
         for pair in range(options.pairs):
-            both = asyncio.run(_pair(stack, run.model, jpegs, options.count))
+            both = asyncio.run(_pair(stack, run.model, fresh, options.count))
             run.windows.extend(both)
             told = [f"{window.cpu_ms:.1f} ms of CPU a picture, {window.per_s:.0f}/s" for window in both]
             say(f"{pair + 1}: announced {told[0]}; GenerateBatch {told[1]}")
@@ -86,12 +82,12 @@ def markdown(run: Run) -> str:
     )
 
 
-async def _pair(stack: Stack, model: str, jpegs: Sequence[bytes], count: int) -> tuple[Window, Window]:
-    new = [pictures.unique(jpegs[n % len(jpegs)], next(_NUMBERS)) for n in range(2 * count)]
-    announced = await asyncio.to_thread(_lay_out, stack, new[:count])
+async def _pair(stack: Stack, model: str, fresh: pictures.Fresh, count: int) -> tuple[Window, Window]:
+    announced = await asyncio.to_thread(_lay_out, stack, fresh.some(count))
+    sent = fresh.some(count)
     ours = [stack.api.tree(), stack.subscriber.tree()]
     line = await measured(ours, Point("grpc", 1), lambda: _announced(stack, announced))
-    batch = await measured(ours, Point("grpc", 1), lambda: _batch(stack, model, new[count:]))
+    batch = await measured(ours, Point("grpc", 1), lambda: _batch(stack, model, sent))
     return line, batch
 
 
@@ -140,16 +136,8 @@ async def _announced(stack: Stack, announced: Sequence[Picture]) -> Counted:
 
 
 async def _batch(stack: Stack, model: str, files: Sequence[bytes]) -> Counted:
-    good = bad = 0
     async with Client(f"grpc://{HOST}:{stack.grpc}", timeout=60.0) as client:
-        async for _, outcome in client.generate_batch(_each(files), model=model):
-            bad += isinstance(outcome, Failed)
-            good += isinstance(outcome, Ok)
-    return Counted(items=good, failed=bad)
-
-
-def _each(files: Sequence[bytes]) -> Iterator[bytes]:
-    yield from files
+        return await streamed(client, iter(files), model=model)
 
 
 def _roles(windows: Sequence[Window]) -> str:

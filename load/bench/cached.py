@@ -17,7 +17,7 @@ from load.bench import machine, pictures
 from load.bench.callers import HOST, Load
 from load.bench.driver import measure
 from load.bench.hop import LEAD_S, api_us
-from load.bench.inside import Counted, measured
+from load.bench.inside import Counted, measured, streamed
 from load.bench.plan import Point
 from load.bench.results import Run, Window
 from load.bench.servers import Server, start_ours
@@ -28,7 +28,7 @@ from modelmora.client import Client
 from modelmora.domain.description import Description
 from modelmora.domain.inference import Call, Content, Embedded, Image, Vector
 from modelmora.domain.models import ModelSpec, Task
-from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.domain.outcome import Ok, Outcome
 from modelmora.domain.preprocess import Preprocess
 from modelmora.ports import Watch
 from modelmora.usecases.cached import CachedEmbedder
@@ -174,14 +174,11 @@ async def _stream(ours: Server, jpegs: Sequence[bytes], seconds: int) -> Counted
                 return
             yield jpeg
 
-    good = bad = 0
+    parts = []
     async with Client(f"grpc://{HOST}:{ours.grpc_port}", timeout=60.0) as client:
         while time.perf_counter() < until:
-            part = itertools.islice(again(), STREAM_ITEMS)
-            async for _, outcome in client.generate_batch(part, model="noop"):
-                bad += isinstance(outcome, Failed)
-                good += isinstance(outcome, Ok)
-    return Counted(items=good, failed=bad)
+            parts.append(await streamed(client, itertools.islice(again(), STREAM_ITEMS), model="noop"))
+    return Counted(items=sum(part.items for part in parts), failed=sum(part.failed for part in parts))
 
 
 def _draw(folder: Path) -> Path:

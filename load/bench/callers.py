@@ -20,6 +20,7 @@ from load.bench import answers, payloads, pictures
 from load.bench.connection import ANSWER_S, Connection
 from load.bench.plan import Face, Party
 from load.bench.recorder import Recorder
+from load.bench.rivals.speaking import requests_of
 from load.bench.stats import percentile
 
 HOST = "127.0.0.1"
@@ -159,10 +160,8 @@ def payload_for(load: Load) -> payloads.Payload:
 def _payload(load: Load, images: Sequence[bytes], model: str, *, word: str = "text") -> payloads.Payload:
     if load.pictures is None:
         return payloads.text_requests("/v1/embed/text", model, word=word)
-    if load.party == "bentoml":
-        return payloads.picture_uploads("/encode_image", images, file_field="items")
-    if load.party in ("litserve", "litserve-tuned"):
-        return payloads.picture_json("/predict", images, field="image")
+    if load.party != "ours":
+        return requests_of(load.party, images, model)
     if load.top_k:
         fields = {"model": model, "top_k": str(load.top_k)}
         return payloads.picture_uploads("/v1/classify", images, file_field="files", fields=fields)

@@ -30,7 +30,7 @@ def role_of(command: Sequence[str], *, parent: str = "supervisor") -> str:
         return command[list(command).index("--service-name") + 1]
     if "--multiprocessing-fork" in command:
         return "worker"
-    return "server" if "load.bench.litserve_service" in command else parent
+    return "server" if "load.bench.rivals.litserve_service" in command else parent
 
 
 def family(root: psutil.Process) -> dict[psutil.Process, str]:

@@ -40,9 +40,8 @@ def hop(options: Options, folder: Path, *, say: Callable[[str], None]) -> tuple[
     ours = start_ours(subject, folder)
     with ours.process:
         _by_python(ours, options, folder, seconds=2)  # loads the model and warms everything up
-        drive = _by_wrk if options.native else _by_python
         for number in range(options.windows):
-            window = drive(ours, options, folder, seconds=options.seconds)
+            window = _driven(ours, options, folder, seconds=options.seconds)
             run.windows.append(window)
             say(f"window {number + 1}: {window.per_s:.0f} requests/s, {api_us(window):.0f} us of API CPU a request")
         profiled = _profiled(ours, options, folder) if options.profile else ""
@@ -53,7 +52,7 @@ def _profiled(ours: Server, options: Options, folder: Path) -> str:
     """The table of a window under py-spy, which slows the worker down: no number comes from it."""
     recording, file = profile.recording(profile.api_worker(ours.process.tree()), seconds=options.seconds, folder=folder)
     with recording:
-        (_by_wrk if options.native else _by_python)(ours, options, folder, seconds=options.seconds + 2)
+        _driven(ours, options, folder, seconds=options.seconds + 2)
         recording.popen.wait(timeout=60)
     if not file.exists():
         raise Trouble(f"py-spy left no profile:\n{recording.last_words()}")
@@ -71,9 +70,9 @@ def markdown(run: Run) -> str:
     api = spread([api_us(window) for window in run.windows])
     row = [
         str(api.count),
-        _ends(spread([window.per_s for window in run.windows])),
-        _ends(api),
-        _ends(spread([1000 * window.cpu_ms for window in run.windows])),
+        ends(spread([window.per_s for window in run.windows])),
+        ends(api),
+        ends(spread([1000 * window.cpu_ms for window in run.windows])),
         f"{spread([window.p50_ms or 0.0 for window in run.windows]).median:.1f}",
         f"{spread([window.p99_ms or 0.0 for window in run.windows]).median:.1f}",
         str(sum(window.failed for window in run.windows)),
@@ -86,14 +85,21 @@ def markdown(run: Run) -> str:
     )
 
 
-def _by_wrk(ours: Server, options: Options, folder: Path, *, seconds: int) -> Window:
+def _driven(ours: Server, options: Options, folder: Path, *, seconds: int) -> Window:
+    if options.native:
+        return by_wrk(ours, options.callers, folder, seconds=seconds)
+    return _by_python(ours, options, folder, seconds=seconds)
+
+
+def by_wrk(ours: Server, callers: int, folder: Path, *, seconds: int) -> Window:
+    """Texts to the no-op model, driven by wrk."""
     before = cpu.sample(ours.process.tree())
     url = f"http://{HOST}:{ours.http_port}/v1/embed/text"
-    got = wrk.drive(url, model="noop", callers=options.callers, seconds=seconds, folder=folder)
+    got = wrk.drive(url, model="noop", callers=callers, seconds=seconds, folder=folder)
     by_role = cpu.spent(before, cpu.sample(ours.process.tree()))
     return Window(
         party="ours",
-        point=Point("http", options.callers),
+        point=Point("http", callers),
         pair=None,
         items=got.items,
         wall_s=got.wall_s,
@@ -119,5 +125,6 @@ def _by_python(ours: Server, options: Options, folder: Path, *, seconds: int) ->
     return measure(ours, load, logs=folder)
 
 
-def _ends(spread_: Spread) -> str:
+def ends(spread_: Spread) -> str:
+    """Whole numbers: the median, the smallest, the largest."""
     return f"{spread_.median:.0f} [{spread_.low:.0f} .. {spread_.high:.0f}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -12,6 +12,7 @@ from load.bench import cpu
 from load.bench.plan import Point
 from load.bench.results import Window
 from load.bench.stats import percentile
+from modelmora.client import Client, Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,17 @@ class Counted:
     items: int
     failed: int = 0
     times_ms: Sequence[float] = ()
+
+
+async def streamed(client: Client, items: Iterable[bytes], *, model: str) -> Counted:
+    """All of them through one GenerateBatch."""
+    good = bad = 0
+    async for _, outcome in client.generate_batch(items, model=model):
+        if isinstance(outcome, Failed):
+            bad += 1
+        else:
+            good += 1
+    return Counted(items=good, failed=bad)
 
 
 async def measured(trees: Sequence[psutil.Process], point: Point, work: Callable[[], Awaitable[Counted]]) -> Window:

@@ -43,9 +43,8 @@ def picture_uploads(
     return request
 
 
-def picture_json(path: str, pictures: Sequence[bytes], *, field: str) -> Payload:
-    """JSON objects with one picture each in base64, taken in turn, every one in bytes of its own."""
-    before, after = b'{"' + field.encode() + b'":"', b'"}'
+def picture_json(path: str, pictures: Sequence[bytes], *, before: bytes, after: bytes) -> Payload:
+    """JSON with one picture each in base64 between the two, taken in turn, every one in bytes of its own."""
     split = -len(unique_parts(b"", 0)[0]) % 3  # base64 goes by three bytes: so many of the rest go with the comment
     encoded = [base64.b64encode(picture[2 + split :]) for picture in pictures]
 

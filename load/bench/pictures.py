@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def unique(jpeg: bytes, number: int) -> bytes:
 def unique_parts(jpeg: bytes, number: int) -> tuple[bytes, bytes]:
     """`unique` in two parts, the comment and the untouched rest; the length depends on the picture alone."""
     return _START_OF_IMAGE + _COMMENT + b"%08x" % (number & 0xFFFFFFFF), jpeg[2:]
+
+
+class Fresh:
+    """Pictures of `draw` in turn, each as bytes nobody sent before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._jpegs = read(draw(folder)[0].parent)
+        self._numbers = itertools.count()
+
+    def next(self) -> bytes:
+        number = next(self._numbers)
+        return unique(self._jpegs[number % len(self._jpegs)], number)
+
+    def some(self, count: int) -> list[bytes]:
+        return [self.next() for _ in range(count)]
 
 
 def _cut(photograph: Image.Image, dice: random.Random) -> bytes:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from load.bench.stats import MIN_PAIRS
 
 Face = Literal["http", "grpc"]
-Party = Literal["ours", "reference", "bentoml", "litserve", "litserve-tuned"]
+Party = Literal["ours", "reference", "bentoml", "litserve", "litserve-tuned", "mlserver", "infinity"]
 Verdict = Literal["stable", "unstable"]
 
 PARTIES: tuple[Party, ...] = get_args(Party)

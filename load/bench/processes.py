@@ -143,13 +143,13 @@ class Talker(Process):
         return answer
 
 
-def await_ready(process: Process, port: int, *, within_s: float = 180.0) -> float:
-    """Seconds from the start of the process until /readyz answers 200; raises Trouble when it does not."""
+def await_ready(process: Process, port: int, path: str = "/readyz", *, within_s: float = 180.0) -> float:
+    """Seconds from the start of the process until `path` answers 200; raises Trouble when it does not."""
     answer = ""
     while (waited := time.monotonic() - process.started) < within_s:
         if process.popen.poll() is not None:
             raise Trouble(f"{process.log.stem} ended before it was ready:\n{process.last_words()}")
-        status, answer = _probe(port)
+        status, answer = _probe(port, path)
         if status == 200:
             return time.monotonic() - process.started
         time.sleep(0.1)
@@ -165,11 +165,11 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-def _probe(port: int) -> tuple[int, str]:
-    """What /readyz says; status 0 when nobody answers yet."""
+def _probe(port: int, path: str) -> tuple[int, str]:
+    """What it says there; status 0 when nobody answers yet."""
     connection = HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read(1000).decode(errors="replace")
     except (OSError, HTTPException) as silent:

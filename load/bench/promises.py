@@ -19,6 +19,8 @@ _NAMES: Mapping[Party, str] = MappingProxyType(
         "bentoml": "plain BentoML",
         "litserve": "LitServe as it comes",
         "litserve-tuned": "LitServe tuned",
+        "mlserver": "MLServer",
+        "infinity": "infinity",
     }
 )
 
@@ -113,4 +115,6 @@ _USUAL: tuple[tuple[Quantity, Party], ...] = (
     ("speed", "bentoml"),
     ("speed", "litserve"),
     ("speed", "litserve-tuned"),
+    ("speed", "mlserver"),
+    ("speed", "infinity"),
 )

@@ -29,8 +29,6 @@ CALLERS = (1, 8)
 UPLOADED = 32
 """Pictures of one request."""
 
-_NUMBERS = itertools.count()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -43,13 +41,13 @@ class Options:
 
 def search(subject: Subject, options: Options, folder: Path, *, say: Callable[[str], None]) -> Run:
     """Every question is new, so that each is computed; the windows take turns."""
-    jpegs = pictures.read(pictures.draw(folder / "pictures")[0].parent)
-    run = Run(model=subject.name, machine=machine.facts(), conditions={"kept": options.kept, "of": []})
+    fresh, numbers = pictures.Fresh(folder / "pictures"), itertools.count()
+    run = Run(model=subject.name, machine=machine.facts(), conditions=_said(subject, options) | {"of": []})
     order: list[list[object]] = []
     ours = start_ours(subject, folder, vectors=(folder / "vectors").as_uri())
     with ours.process:
-        run.conditions["found_s"] = asyncio.run(_keep(ours, jpegs, options.kept))
-        asks = {"words": _words, "picture": lambda: _picture(jpegs)}
+        run.conditions["found_s"] = asyncio.run(_keep(ours, fresh, options.kept))
+        asks = {"words": lambda: _words(next(numbers)), "picture": lambda: _picture(fresh.next())}
         points = list(itertools.product(asks, CALLERS))
         for what, callers in points:
             asyncio.run(_window(ours, asks[what], callers, 2))
@@ -61,6 +59,10 @@ def search(subject: Subject, options: Options, folder: Path, *, say: Callable[[s
             say(f"{what}, {callers} callers: {told}, {window.foreign_cores:.2f} foreign cores")
     run.conditions["of"] = order
     return run
+
+
+def _said(subject: Subject, options: Options) -> dict[str, object]:
+    return {"kept": options.kept, "engine": subject.engine, "precision": subject.precision}
 
 
 def markdown(run: Run) -> str:
@@ -83,7 +85,8 @@ def markdown(run: Run) -> str:
             ]
         )
     head = ("by, callers", "searches", "p50 ms", "p95 ms [windows]", "promised", "failed", "disturbed")
-    said = f"{run.conditions['kept']} kept pictures, nothing remembered"
+    told_of = run.conditions
+    said = f"{told_of['engine']} {told_of['precision']}, {told_of['kept']} kept pictures, nothing remembered"
     return f"### Search: {run.model}, {said}\n\n{table(head, rows)}\n"
 
 
@@ -91,11 +94,11 @@ def _times(windows: Sequence[Window]) -> tuple[list[float | None], list[float | 
     return [window.p50_ms for window in windows], [window.p95_ms for window in windows]
 
 
-async def _keep(ours: Server, jpegs: Sequence[bytes], kept: int) -> float:
+async def _keep(ours: Server, fresh: pictures.Fresh, kept: int) -> float:
     """Uploads them; seconds from the last answer until it was found. Raises Trouble where it is not."""
     async with _client(ours) as client:
         for start in range(0, kept, UPLOADED):
-            some = [_new(jpegs) for _ in range(min(UPLOADED, kept - start))]
+            some = fresh.some(min(UPLOADED, kept - start))
             files = [("files", (f"{start + n}.jpg", data, "image/jpeg")) for n, data in enumerate(some)]
             answer = await client.post("/v1/images", files=files)
             if answer.status_code not in (200, 201):
@@ -136,15 +139,9 @@ async def _client(ours: Server) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def _words() -> dict[str, Any]:
-    return {"json": {"text": f"a photograph of thing number {next(_NUMBERS)} on a table", "limit": 20}}
+def _words(number: int) -> dict[str, Any]:
+    return {"json": {"text": f"a photograph of thing number {number} on a table", "limit": 20}}
 
 
-def _picture(jpegs: Sequence[bytes]) -> dict[str, Any]:
-    return {"files": {"image": ("q.jpg", _new(jpegs), "image/jpeg")}, "data": {"limit": "20"}}
-
-
-def _new(jpegs: Sequence[bytes]) -> bytes:
-    """Bytes nobody sent before."""
-    number = next(_NUMBERS)
-    return pictures.unique(jpegs[number % len(jpegs)], number)
+def _picture(jpeg: bytes) -> dict[str, Any]:
+    return {"files": {"image": ("q.jpg", jpeg, "image/jpeg")}, "data": {"limit": "20"}}

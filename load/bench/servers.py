@@ -1,4 +1,4 @@
-"""The servers under load, each started with folders and ports of its own."""
+"""Our servers under load, each started with folders and ports of its own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from load.bench.plan import Face, Party
-from load.bench.processes import PASSIVE, ROOT, Process, await_ready, free_ports
+from load.bench.processes import PASSIVE, Process, await_ready, free_ports
 from load.bench.subjects import Subject
-from runners.devices import cores
 
 BENTOML = (sys.executable, "-m", "bentoml", "serve")
 NOWHERE = "null://"
@@ -43,7 +42,7 @@ def start_registry(
     `cache` remembers embeddings; without one each is computed. `vectors` are where kept pictures are searched. Raises
     Trouble with the end of its log.
     """
-    home = _folder(folder / "ours")
+    home = made(folder / "ours")
     file = home / "ModelRegistry.yaml"
     file.write_text(registry)
     http_port, grpc_port = free_ports(2)
@@ -54,63 +53,25 @@ def start_registry(
         "MODELMORA_LOG_LEVEL": log_level,
         "MODELMORA_CACHE_URL": cache,
         "MODELMORA_VECTORS_URL": vectors,
-        "MODELMORA_DATA_DIR": str(_folder(home / "data")),
-        "BENTOML_HOME": str(_folder(home / "bentoml")),
+        "MODELMORA_DATA_DIR": str(made(home / "data")),
+        "BENTOML_HOME": str(made(home / "bentoml")),
         "BENTOML_DO_NOT_TRACK": "True",
         **PASSIVE,
     }
     process = Process([*BENTOML, "service:ModelMora", "--port", str(http_port)], log=home / "ours.log", env=env)
-    return _ready(Server("ours", process, http_port, grpc_port))
+    return ready(Server("ours", process, http_port, grpc_port))
 
 
-def start_bentoml(subject: Subject, folder: Path, *, threads: int = 0, passive: bool = True) -> Server:
-    """The plain BentoML service of the same weights, ready; raises Trouble with the end of its log.
-
-    It has the wait policy ours has, which helps it; without `passive` OpenMP's own, as it comes.
-    """
-    home = _folder(folder / "bentoml-plain")
-    (http_port,) = free_ports(1)
-    env = {
-        "PLAIN_CLIP_FOLDER": str(subject.folder),
-        "PLAIN_CLIP_THREADS": str(threads),
-        "BENTOML_HOME": str(_folder(home / "bentoml")),
-        "BENTOML_DO_NOT_TRACK": "True",
-        **(PASSIVE if passive else {}),
-    }
-    service = ("load.bench.plain_service:PlainClip", "--working-dir", str(ROOT))
-    command = [*BENTOML, *service, "--host", "127.0.0.1", "--port", str(http_port)]
-    return _ready(Server("bentoml", Process(command, log=home / "bentoml.log", env=env), http_port, 0))
-
-
-def start_litserve(subject: Subject, folder: Path, *, tuned: bool, threads: int = 0) -> Server:
-    """LitServe with the same weights, ready; raises Trouble with the end of its log.
-
-    As it comes: one worker with the threads that torch takes, which spin while they wait. Tuned: a worker of one
-    thread for each core, which does not.
-    """
-    party: Party = "litserve-tuned" if tuned else "litserve"
-    (http_port,) = free_ports(1)
-    env = {
-        "LITSERVE_CLIP_FOLDER": str(subject.folder),
-        "LITSERVE_CLIP_PORT": str(http_port),
-        "LITSERVE_CLIP_WORKERS": str(threads or cores() if tuned else 1),
-        "LITSERVE_CLIP_THREADS": str(1 if tuned else threads),
-        **(PASSIVE if tuned else {}),
-    }
-    command = [sys.executable, "-m", "load.bench.litserve_service"]
-    return _ready(Server(party, Process(command, log=_folder(folder / party) / f"{party}.log", env=env), http_port, 0))
-
-
-def _ready(server: Server) -> Server:
+def ready(server: Server, path: str = "/readyz") -> Server:
     """The same server once it is ready; one that never is, is ended."""
     try:
-        took = await_ready(server.process, server.http_port)
+        took = await_ready(server.process, server.http_port, path)
     except BaseException:
         server.process.stop()
         raise
     return Server(server.party, server.process, server.http_port, server.grpc_port, took)
 
 
-def _folder(folder: Path) -> Path:
+def made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder

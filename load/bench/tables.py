@@ -62,7 +62,7 @@ def promised(run: Run) -> list[str]:
 
 def _conditions(run: Run) -> str:
     facts, said = run.machine, run.conditions
-    own = "" if said.get("bentoml_passive", True) else " (not for BentoML)"
+    own = "" if said.get("tuned", True) else " (not for the rivals: as they come)"
     text = (
         f"{facts.get('processor')}, {facts.get('cores')} cores, {facts.get('at')}, commit {facts.get('commit')}; "
         f"ours in {said.get('precision', 'fp32')} by {said.get('engine', 'torch')}, the others in fp32; "

@@ -22,7 +22,7 @@ def test_a_worker_is_named_by_the_service_it_runs() -> None:
     )
     assert role_of(["python", "-m", "bentoml", "serve", "service:ModelMora"]) == "supervisor"
     assert role_of(["python", "-c", "from multiprocessing.spawn import x", "--multiprocessing-fork"]) == "worker"
-    assert role_of(["python", "-m", "load.bench.litserve_service"]) == "server"
+    assert role_of(["python", "-m", "load.bench.rivals.litserve_service"]) == "server"
     assert role_of([]) == role_of(["python", "--service-name"]) == "supervisor"
 
 
