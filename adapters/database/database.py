@@ -24,8 +24,10 @@ from adapters.database.migrate import migrate
 from adapters.database.models import ModelsTable
 from adapters.database.outbox import OutboxTable
 from adapters.database.pictures import PicturesTable
+from adapters.database.statements import trace_statements
 from adapters.database.together import TogetherTables
 from adapters.database.versions import VersionsTable
+from modelmora import tracing
 
 IMAGES = "modelmora.images"
 """The topic of events about pictures, unless the settings say otherwise."""
@@ -66,6 +68,8 @@ class Database:
                 if file is not None:
                     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             await migrate(engine)
+            if tracing.on():
+                trace_statements(engine)
         except BaseException:
             await engine.dispose()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from modelmora.errors import DependencyUnavailable, ValidationFailed
 
 BUSY_TIMEOUT_S = 10
-"""How long an SQLite writer waits for another process's transaction."""
+"""How long an SQLite writer waits for another's transaction, and for another process's."""
 _BEGIN = "modelmora_begin"
 _DEFECTS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 """Statements of ours that are wrong, which no waiting mends."""
@@ -58,6 +59,9 @@ class Transactions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._writing = engine
+        # SQLite has one writer at a time, and lets those who wait look again now and then: some wait for seconds while
+        # others pass them. Those of one process stand in line instead.
+        self._line = asyncio.Lock() if engine.dialect.name == "sqlite" else None
         # All that is read in one transaction is of one moment, as it is on SQLite.
         of_one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
         self._reading = engine.execution_options(**{_BEGIN: "BEGIN DEFERRED"}, **of_one_moment)
@@ -66,8 +70,24 @@ class Transactions:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Committed at the end, rolled back on any error; raises DependencyUnavailable."""
         with translated(self._writing):
-            async with self._writing.begin() as connection:
+            async with self._turn(), self._writing.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """First come, first served; raises TimeoutError."""
+        if self._line is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(BUSY_TIMEOUT_S):
+                await self._line.acquire()
+        except TimeoutError as late:
+            raise TimeoutError(f"more is to be written than it takes within {BUSY_TIMEOUT_S} s") from late
+        try:
+            yield
+        finally:
+            self._line.release()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import RowMapping
 
+from modelmora import tracing
 from modelmora.domain.events.codec import to_kept_parts
 from modelmora.domain.events.envelope import Event
 from modelmora.domain.pictures.picture import Facts, Picture
@@ -75,7 +77,7 @@ def way_of(row: RowMapping) -> Way:
 
 def event_row(event: Event, *, not_before: datetime, picture_id: str | None = None) -> dict[str, Any]:
     """As it is kept in the outbox."""
-    key, value, headers = to_kept_parts(event)
+    key, value, headers = to_kept_parts(replace(event, trace=event.trace or tracing.here()))
     return outbox_row(
         event.topic,
         key,

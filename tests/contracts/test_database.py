@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from adapters.database import Database
-from adapters.database.engine import create_engine
+from adapters.database.engine import Transactions, create_engine
 from modelmora.errors import DependencyUnavailable, ValidationFailed
 from tests.support import reserve_port
 
@@ -43,6 +43,40 @@ async def test_a_reader_is_not_held_up_by_a_writer_in_sqlite(tmp_path: Path) -> 
     finally:
         writer.close()
         await database.close()
+
+
+async def test_writers_of_one_process_come_in_the_order_in_which_they_asked(tmp_path: Path) -> None:
+    """SQLite's own waiting lets some pass others, for seconds."""
+    engine = create_engine(f"sqlite+aiosqlite:///{tmp_path}/modelmora.db")
+    transactions, came = Transactions(engine), list[int]()
+
+    async def write(number: int) -> None:
+        async with transactions.write() as connection:
+            await connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS numbers (n INTEGER)")
+            await connection.exec_driver_sql("INSERT INTO numbers VALUES (?)", (number,))
+            await asyncio.sleep(0.005)
+        came.append(number)
+
+    try:
+        await asyncio.gather(*(write(number) for number in range(40)))
+    finally:
+        await engine.dispose()
+    assert came == list(range(40))
+
+
+async def test_a_writer_that_never_comes_to_its_turn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = create_engine(f"sqlite+aiosqlite:///{tmp_path}/modelmora.db")
+    transactions = Transactions(engine)
+    monkeypatch.setattr("adapters.database.engine.BUSY_TIMEOUT_S", 0.1)
+    try:
+        async with transactions.write():
+            with pytest.raises(DependencyUnavailable, match=r"more is to be written than it takes within 0\.1 s"):
+                async with transactions.write():
+                    pytest.fail("it is another's turn")
+        async with transactions.write():
+            pass
+    finally:
+        await engine.dispose()
 
 
 async def test_a_file_that_is_no_database_is_dependency_unavailable(tmp_path: Path) -> None:
