@@ -22,6 +22,7 @@ from api.core import Core
 from modelmora import collector, lifeline
 from modelmora.domain.models import GroupSpec
 from modelmora.errors import ValidationFailed
+from modelmora.logs import configure_logging
 from modelmora.settings import Settings
 from runners.process.engine import Engine
 
@@ -37,6 +38,10 @@ try:
 except ValidationFailed as error:  # read before anything starts: the message is all there is to say
     sys.exit(str(error))
 
+if bento.is_serving():
+    bento.leave_logging_to_root()
+    configure_logging(SETTINGS.log.level, SETTINGS.log.format, process="supervisor")
+
 HERE = Path(__file__).resolve().parent
 BUILT = bento.built_services(HERE)
 for _group in CATALOGUE.groups:
@@ -48,17 +53,14 @@ CORE = Core()
 
 def _api_app(bento_app: Starlette) -> ASGIApp:
     from api.mount import mount
-    from modelmora.telemetry import configure_logging
 
-    configure_logging(SETTINGS.log.level, SETTINGS.log.format)
+    configure_logging(SETTINGS.log.level, SETTINGS.log.format, process="api")
     bento.keep_connections(SETTINGS.http.keep_alive_s)
     return mount(bento_app, CORE, SETTINGS)
 
 
 def _runner_app(bento_app: Starlette) -> ASGIApp:
-    from modelmora.telemetry import configure_logging
-
-    configure_logging(SETTINGS.log.level, SETTINGS.log.format)
+    configure_logging(SETTINGS.log.level, SETTINGS.log.format, process="runner")
     return bento_app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 import sys
@@ -17,8 +18,11 @@ import yaml
 from _bentoml_sdk.service import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
+from bentoml._internal.log import SERVER_LOGGING_CONFIG
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
+
+_HANDLER = "tracehandler"
 
 
 def service_class(wrap: Callable[[Starlette], ASGIApp]) -> type[Service[Any]]:
@@ -29,6 +33,21 @@ def service_class(wrap: Callable[[Starlette], ASGIApp]) -> type[Service[Any]]:
             return wrap(super().to_asgi(is_main))
 
     return WrappedService
+
+
+def is_serving() -> bool:
+    """Whether BentoML's logging is that of a server: in `bentoml serve` and its workers, not in `bentoml build`."""
+    return any(handler.name == _HANDLER for handler in logging.getLogger("bentoml").handlers)
+
+
+def leave_logging_to_root() -> None:
+    """What BentoML, its supervisor and uvicorn say goes where everything goes; they have handlers of their own."""
+    for name in SERVER_LOGGING_CONFIG["loggers"]:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+    for known in tuple(logging.root.manager.loggerDict.values()):
+        if isinstance(known, logging.Logger):
+            known.disabled = False  # BentoML's set-up silences whatever was there before it, asyncio too
 
 
 def keep_connections(seconds: int) -> None:

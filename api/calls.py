@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal
 
+from modelmora import tracing
 from modelmora.domain.inference import Call, Priority
 from modelmora.errors import DeadlineExceeded, ValidationFailed
 from modelmora.ids import new_id
@@ -49,6 +50,7 @@ def read_call(
         priority=_priority(headers.get(PRIORITY), usual="bulk" if stream else "interactive"),
         truncate=truncate,
         face=face,
+        trace=tracing.drawn_here(),
     )
 
 

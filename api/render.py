@@ -137,9 +137,5 @@ def health(value: HealthReport, version: str) -> dict[str, Any]:
             group: {"ready": ready, "live": live, "wanted": wanted}
             for group, (ready, live, wanted) in value.readiness.runners.items()
         },
-        "dependencies": {
-            name: {"status": d.status, "checked_at": round(d.checked_at, 3), "latency_ms": round(d.latency_ms, 2)}
-            | ({"error": d.error} if d.error else {})
-            for name, d in value.dependencies.items()
-        },
+        "dependencies": {name: look.told() for name, look in value.dependencies.items()},
     }

@@ -281,6 +281,11 @@ def from_code(code: str, detail: str, *, retry_after_s: float | None = None) -> 
     return _BY_CODE.get(code, InternalError)(detail, retry_after_s=retry_after_s)
 
 
+def blames_server(error: ModelMoraError) -> bool:
+    """Whether nothing that the caller sent, may or did is to blame."""
+    return isinstance(error, Unavailable | DeadlineExceeded | OutOfMemory | InternalError)
+
+
 def unexpected() -> InternalError:
     """All that a caller is told of a defect: the details are in the log only."""
     return InternalError("something went wrong on our side; the log has the details under the request id")

@@ -1,21 +1,20 @@
-"""What is counted and logged: Prometheus metrics at module level, structlog events with ids, no prose."""
+"""What is counted: Prometheus metrics at module level."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
-import sys
 from collections import Counter as Tally
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
-import structlog
-from prometheus_client import Counter, Gauge, Histogram, multiprocess
+from prometheus_client import Gauge, multiprocess
 
 from modelmora.domain.inference import Inference, Timings
 from modelmora.domain.models import Task
 from modelmora.domain.outcome import Ok
+from modelmora.tallies import Counter, Histogram
 
 _STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -40,6 +39,25 @@ INGESTED = Counter("modelmora_ingested", "Ways of announced pictures, by what be
 WAYS = Gauge("modelmora_ways", "Ways of pictures in each state", ["code"], multiprocess_mode="livemostrecent")
 DEAD_LETTERS = Gauge("modelmora_dead_letters", "Letters that nobody replayed", multiprocess_mode="livemostrecent")
 REQUESTS = Counter("modelmora_requests", "Requests answered, by face and error code", ["face", "code"])
+ANSWER_SECONDS = Histogram(
+    "modelmora_request_seconds",
+    "Requests of all kinds, from their head to the end of the answer",
+    ["face"],
+    buckets=_STAGES,
+)
+READY = Gauge("modelmora_ready", "1 while every API worker is ready", multiprocess_mode="livemin")
+DEPENDENCY_UP = Gauge(
+    "modelmora_dependency_up", "1 while a store answered when it was last asked", ["code"], multiprocess_mode="livemin"
+)
+WORKERS = Gauge(
+    "modelmora_runner_workers", "Runner workers: ready, live, wanted", ["code"], multiprocess_mode="livemostrecent"
+)
+MEMORY_BYTES = Gauge(
+    "modelmora_runner_memory_bytes",
+    "Of all runner workers: held by models, their budget, resident in all",
+    ["code"],
+    multiprocess_mode="livemostrecent",
+)
 
 
 class _Series:
@@ -59,26 +77,44 @@ class _Series:
         return found
 
 
+_seconds_of = functools.cache(ANSWER_SECONDS.labels)
+_requests_of = functools.lru_cache(maxsize=1024)(REQUESTS.labels)
+
+
+def count_request(face: str, code: str, seconds: float) -> None:
+    """One answer of a door."""
+    _requests_of(face, code).inc()
+    _seconds_of(face).observe(seconds)
+
+
+_REMEMBERED = Timings()
+"""Of what was not computed: it was in no queue."""
+
 _series = functools.lru_cache(maxsize=4096)(_Series)
 
 
 def count_inference(record: Inference) -> None:
     """The hook that turns an inference record into metrics."""
     series = _series((record.model.name, record.model.version, record.task, record.call.face))
-    done: list[Timings] = []
+    done = 0
+    computed: list[Timings] = []
     failed: list[str] = []
     for outcome in record.outcomes:
         if isinstance(outcome, Ok):
-            done.append(outcome.value.timings)
+            done += 1
+            if outcome.value.timings != _REMEMBERED:
+                computed.append(outcome.value.timings)
         else:
             failed.append(outcome.error.code)
     series.seconds.observe(record.total_ms / 1e3)
-    for code, count in Tally(failed).items():
-        series.items(code).inc(count)
+    if failed:
+        for code, count in Tally(failed).items():
+            series.items(code).inc(count)
     if done:
-        series.items("ok").inc(len(done))
-        series.queue.observe(max(t.queue_ms for t in done) / 1e3)
-        series.preprocess.observe(max(t.preprocess_ms for t in done) / 1e3)
+        series.items("ok").inc(done)
+    if computed:
+        series.queue.observe(max(t.queue_ms for t in computed) / 1e3)
+        series.preprocess.observe(max(t.preprocess_ms for t in computed) / 1e3)
 
 
 @functools.cache
@@ -93,29 +129,20 @@ def count_cached(task: Task, code: Literal["hit", "miss", "joined", "error"], it
         _cached(task, code).inc(items)
 
 
+def show_health(*, ready: bool, up: Mapping[str, bool], workers: Mapping[str, int], memory: Mapping[str, int]) -> None:
+    """What `/health` says, as gauges; `workers` and `memory` by what they count."""
+    READY.set(ready)
+    for name, answers in up.items():
+        DEPENDENCY_UP.labels(name).set(answers)
+    for kind, count in workers.items():
+        WORKERS.labels(kind).set(count)
+    for kind, size in memory.items():
+        MEMORY_BYTES.labels(kind).set(size)
+
+
 def forget(pid: int) -> None:
     """Drops the gauges of a process that is gone: a killed one would hold its memory for ever."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder:
         with contextlib.suppress(FileNotFoundError):  # another API worker was faster
             multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call] # the library's
-
-
-def configure_logging(level: str, format_: str) -> None:
-    """JSON lines, or colours on a terminal (`auto` looks); to standard error."""
-    plain = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
-    # The default tracebacks show local variables: payloads, and seconds of work on the event loop.
-    coloured = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer: Any = structlog.processors.JSONRenderer() if plain else coloured
-    exceptions = [structlog.processors.format_exc_info] if plain else []
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *exceptions,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line in one write: others write there too
-        cache_logger_on_first_use=True,
-    )

@@ -10,8 +10,8 @@ import click
 from adapters.archives import TarReader, TarWriter
 from modelmora.cli.failures import Program
 from modelmora.cli.screen import print_json
+from modelmora.logs import configure_logging
 from modelmora.settings import Settings
-from modelmora.telemetry import configure_logging
 from modelmora.usecases.backup.layout import Report
 from wiring.backup import open_backup, open_restore
 
@@ -23,7 +23,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="A line of JSON.")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 def program(debug: bool) -> None:
     """What operators do to a deployment beside its servers."""
-    configure_logging("warning", "console")
+    configure_logging("warning", "console", process="operations")
 
 
 @program.command()

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from modelmora.domain.models import GROUP_PATTERN, NAME_PATTERN, SEMVER_PATTERN, Engine, ModelType, Precision
+from modelmora.domain.pictures.picture import KEY_PATTERN
+from modelmora.domain.pictures.spaces import CANDIDATES, LINKS
 
 SOURCE_PATTERN = (
     rf"(bundled:{NAME_PATTERN}|hub:[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?"
@@ -84,14 +86,16 @@ class DeclaredBatching(Declared):
 class DeclaredIndex(Declared):
     """How the vectors of kept pictures are indexed; a Qdrant server heeds all of it, a folder the comparison alone."""
 
-    m: Annotated[int, Field(ge=4, le=256)] | None = takes("HNSW's links of a vector, 4 to 256", default=None)
-    ef_construct: Annotated[int, Field(ge=4, le=4096)] | None = takes("HNSW's candidates, 4 to 4096", default=None)
+    m: Annotated[int, Field(ge=LINKS[0], le=LINKS[1])] | None = takes(
+        "HNSW's links of a vector, 4 to 256", default=None
+    )
+    ef_construct: Annotated[int, Field(ge=CANDIDATES[0], le=CANDIDATES[1])] | None = takes(
+        "HNSW's candidates, 4 to 4096", default=None
+    )
     quantization: Literal["int8"] | None = takes("int8", default=None)
     always_ram: bool = takes("true or false; true to keep quantized vectors in memory", default=True)
     on_disk: bool = takes("true or false; true to keep full vectors on the disk", default=False)
-    payload: list[Annotated[str, _text(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")]] = takes(
-        "keys of metadata that filters are quick on", default=[]
-    )
+    payload: list[Annotated[str, _text(KEY_PATTERN)]] = takes("keys of metadata that filters are quick on", default=[])
 
 
 SWITCH, SETTINGS = "<switch>", "<settings>"

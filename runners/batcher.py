@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
+from opentelemetry.trace import Span
 
+from modelmora import tracing
 from modelmora.domain.batching import Lanes, Run, Wait, decide
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.domain.outcome import Failed, Ok
@@ -21,9 +23,10 @@ from modelmora.domain.priority import next_turn
 from modelmora.domain.progress import Step
 from modelmora.errors import InternalError, ModelMoraError, Overloaded
 from runners.batching.compute import Ran, run_batch
-from runners.batching.jobs import Computed, Job, JobQueue, Key
+from runners.batching.jobs import Computed, Job, JobQueue, Key, teller
 from runners.batching.lanes import ComputeLanes, Hung, Patience
 from runners.batching.sittings import Sittings
+from runners.batching.spans import begin_batch, end_batch, waited_for
 from runners.batching.suspects import Suspects
 from runners.capabilities import Given, forward
 from runners.payload import Payload, rows_of
@@ -250,17 +253,20 @@ class Batcher:
             self._pump_soon()
 
     async def _compute(self, key: Key, queue: JobQueue, loaded: Loaded, jobs: list[Job], threads: int) -> None:
-        tell = _teller(jobs)
+        tell = teller(jobs)
         if any(job.wary for job in jobs):
             await asyncio.sleep(WARY_S)
         rows, started = sum(job.rows for job in jobs), time.monotonic()
-        work = partial(self._forward, queue, loaded, key[1], [job.payload for job in jobs], threads=threads, tell=tell)
+        span = begin_batch((job.span for job in jobs), queue.spec, items=len(jobs), rows=rows, threads=threads)
+        work = partial(self._forward, queue, loaded, jobs, threads=threads, tell=tell, span=span)
         try:
             # What a picture to be segmented takes says nothing of the next one: it is known already, or huge.
             predicted_s = 0.0 if key[1] == "segment" else queue.predict(rows, threads)
             ran = await self._lanes.run(work, predicted_s=predicted_s)
         except Hung as hung:
+            tracing.end(span, failure=InternalError.code)
             return self._hung(queue, jobs, hung.seconds)
+        end_batch(span, ran.outcomes)
         spent = time.monotonic() - started
         queue.learn(rows, threads, spent)
         self._learn(key, queue, jobs, ran)
@@ -276,14 +282,15 @@ class Batcher:
         self,
         queue: JobQueue,
         loaded: Loaded,
-        task: Task,
-        batch: Sequence[Payload],
+        jobs: Sequence[Job],
         *,
         threads: int,
         tell: Tell | None,
+        span: Span,
     ) -> Ran:
         """In a lane's thread."""
-        with self._pool.measuring(queue.spec, task, sum(map(rows_of, batch))):
+        task, batch = jobs[0].task, [job.payload for job in jobs]
+        with self._pool.measuring(queue.spec, task, sum(map(rows_of, batch))), tracing.current(span):
             return run_batch(loaded, task, batch, threads=threads, tell=tell)
 
     def _learn(self, key: Key, queue: JobQueue, jobs: Sequence[Job], ran: Ran) -> None:
@@ -295,7 +302,7 @@ class Batcher:
 
     def _hung(self, queue: JobQueue, jobs: Sequence[Job], seconds: float) -> None:
         """The thread cannot be ended, only the process: its items are answered, then somebody must replace it."""
-        log.error("forward_hung", model=queue.spec.key, items=len(jobs), seconds=seconds)
+        log.error("forward_hung", model=queue.spec.key, items=len(jobs), ms=seconds * 1e3)
         said = f"{queue.spec.key} has not come back from a batch for {seconds:.0f} s; the runner is replaced, retry"
         _fail(jobs, InternalError(said))
         self._on_hang()
@@ -314,8 +321,9 @@ class Batcher:
         def told(done: int, total: int) -> None:
             queue.tell(Step("loading", done, total))
 
+        lease = self._pool.lease(queue.spec, tell=told)
         try:
-            async with self._pool.lease(queue.spec, tell=told):
+            async with waited_for(lease, (job.span for job in queue.jobs()), queue.spec):
                 self._size(key, queue)
                 self._pump_soon()
                 while self._about_to_begin(queue):
@@ -365,24 +373,6 @@ async def _uncut(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         await asyncio.gather(running, return_exceptions=True)
         raise
-
-
-def _teller(jobs: Sequence[Job]) -> Tell | None:
-    """From a compute thread to everybody in the batch who asked; None when nobody did."""
-    asking = [job.tell for job in jobs if job.tell is not None]
-    if not asking:
-        return None
-    loop = asyncio.get_running_loop()
-
-    def tell_all(step: Step) -> None:
-        for tell in asking:
-            tell(step)
-
-    def told(done: int, total: int) -> None:
-        loop.call_soon_threadsafe(tell_all, Step("inference", done, total))
-
-    tell_all(Step("inference"))
-    return told
 
 
 def _full(queue: JobQueue, waiting: int) -> Overloaded:

@@ -248,6 +248,6 @@ class RunnerHost:
         try:
             await (self.warm(spec) if spec.warmup else self.pool.load(spec))
         except ModelMoraError as error:
-            log.error("default_not_loaded", model=spec.name, version=spec.version, code=error.code, detail=error.detail)
+            log.error("default_not_loaded", model=spec.name, version=spec.version, code=error.code, why=error.detail)
         except Exception:
             log.exception("default_not_warm", model=spec.name, version=spec.version)

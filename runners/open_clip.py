@@ -14,6 +14,7 @@ from runners import precision
 from runners.engines.towers import Towers, refuse_exported
 from runners.networks.open_clip.config import describe, read_config
 from runners.networks.open_clip.scoring import read_scoring
+from runners.networks.weight_files import find_first
 from runners.precision import Concrete
 from runners.provider import Embeds, Provider, Tell
 
@@ -76,10 +77,8 @@ class OpenClipProvider:
 
     def files(self, spec: ModelSpec, folder: Path | None) -> tuple[Path, ...]:
         """See `forms.Choosable`."""
-        from runners.networks.open_clip.weights import find_weights  # noqa: PLC0415 - torch
-
         given = _given(spec, folder)
-        return (find_weights(spec, given), *sorted(given.glob("open_clip_config.json")))
+        return (find_first(spec, given, self.layout().weights), *sorted(given.glob("open_clip_config.json")))
 
 
 def _given(spec: ModelSpec, folder: Path | None) -> Path:

@@ -10,10 +10,12 @@ import sys
 import structlog
 
 from modelmora.errors import ModelMoraError, ValidationFailed
+from modelmora.logs import configure_logging
 from modelmora.settings import Settings
-from modelmora.telemetry import configure_logging
+from modelmora.usecases.probes import Probes
 from subscribers.health import HealthServer, SubscriberHealth
 from wiring.subscriber import Subscriber, check_events, open_subscriber
+from wiring.tracing import open_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +29,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with contextlib.AsyncExitStack() as stack:
+        open_tracing(settings, stack, process="subscriber")
         opened = await _opened(settings, stack, stopping)
         if opened is not None:
             await _serve(settings, opened, stopping)
@@ -49,10 +52,12 @@ async def _opened(settings: Settings, stack: contextlib.AsyncExitStack, stopping
 
 
 async def _serve(settings: Settings, opened: Subscriber, stopping: asyncio.Event) -> None:
-    health = SubscriberHealth(opened.consumer, opened.subscription.lag, checks=opened.checks)
+    probes = Probes(opened.checks)
+    health = SubscriberHealth(opened.consumer, opened.subscription.lag, probes)
     server = HealthServer(health.app(), host=settings.subscriber.host, port=settings.subscriber.port)
     serving = asyncio.create_task(server.serve())
     consuming = asyncio.create_task(opened.consumer.run())
+    probing = asyncio.create_task(probes.run())
     ending = asyncio.create_task(stopping.wait())
     log.info("subscriber_started", group=settings.subscriber.group, api=settings.subscriber.api)
     await asyncio.wait({consuming, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -62,6 +67,7 @@ async def _serve(settings: Settings, opened: Subscriber, stopping: asyncio.Event
     server.should_exit = True
     await asyncio.wait({serving}, timeout=5.0)
     ending.cancel()
+    probing.cancel()
     if consuming.done() and not consuming.cancelled() and consuming.exception() is not None:
         raise consuming.exception() or RuntimeError
 
@@ -74,7 +80,7 @@ def main() -> None:
     except ValidationFailed as error:
         print(error, file=sys.stderr)  # noqa: T201 - nobody listens to a log yet
         sys.exit(2)
-    configure_logging(settings.log.level, settings.log.format)
+    configure_logging(settings.log.level, settings.log.format, process="subscriber")
     asyncio.run(run(settings))
 
 

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 COMMIT_S = 0.2
 POLL_S = 0.2
+IDLE_S = 1.0
+"""Of a question when nothing is under way and all is committed."""
 BASE_S, CAP_S = 0.5, 30.0
 TRIES = 5
 """A chunk of which nothing can be done although others begin and go through meanwhile is tried so often before its
@@ -151,7 +153,7 @@ class Consumer:
         """Takes, begins, commits."""
         room = self._pace.in_flight - len(self._lanes)
         self._pause(room <= 0)
-        found = await self._subscription.receive(limit=max(1, room), timeout_s=0.0 if self._paused else POLL_S)
+        found = await self._subscription.receive(limit=max(1, room), timeout_s=self._patience_s())
         self._seen_at = self._clock()
         for one in found:
             self._marks.take((one.topic, one.partition), one.offset)
@@ -161,6 +163,11 @@ class Consumer:
             await self._commit()
         if self._paused and not found:
             await self._some_end()
+
+    def _patience_s(self) -> float:
+        if self._paused:
+            return 0.0
+        return POLL_S if len(self._lanes) or self._marks.reached() else IDLE_S
 
     def _pause(self, wanted: bool) -> None:
         if wanted and not self._paused:

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from modelmora.errors import DependencyUnavailable, ModelMoraError
+from modelmora.errors import DependencyUnavailable
+from modelmora.usecases.probes import Probes
 from subscribers.consumer import Consumer
 
 SILENT_S = 60.0
@@ -25,18 +26,14 @@ PAUSED = Gauge("modelmora_consumer_paused", "1 while nothing is taken")
 
 
 class SubscriberHealth:
-    """`checks` are pings of stores that raise when they are away."""
+    """What the consumer says of itself, and `probes` of the stores."""
 
     def __init__(
-        self,
-        consumer: Consumer,
-        lag: Callable[[], Awaitable[Mapping[tuple[str, int], int]]],
-        *,
-        checks: Mapping[str, Callable[[], Awaitable[object]]],
+        self, consumer: Consumer, lag: Callable[[], Awaitable[Mapping[tuple[str, int], int]]], probes: Probes
     ) -> None:
         self._consumer = consumer
         self._lag = lag
-        self._checks = checks
+        self._probes = probes
         self.draining = False
 
     def app(self) -> Starlette:
@@ -61,7 +58,7 @@ class SubscriberHealth:
         return JSONResponse({"ready": ready, "partitions": state.partitions, "why": state.why}, 200 if ready else 503)
 
     async def _health(self, _: Request) -> Response:
-        dependencies = {name: await _told(check) for name, check in self._checks.items()}
+        dependencies = {name: look.told() for name, look in (await self._probes.last()).items()}
         state = self._consumer.state()
         fine = not state.why and all(each["status"] == "ok" for each in dependencies.values())
         told = {"status": "ok" if fine else "degraded", "consumer": asdict(state), "lag": await self._behind()}
@@ -82,14 +79,6 @@ class SubscriberHealth:
             return sum((await self._lag()).values())
         except DependencyUnavailable:
             return None
-
-
-async def _told(check: Callable[[], Awaitable[object]]) -> dict[str, str]:
-    try:
-        await check()
-    except ModelMoraError as error:
-        return {"status": "down", "error": error.detail}
-    return {"status": "ok"}
 
 
 class HealthServer(uvicorn.Server):

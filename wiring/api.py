@@ -20,6 +20,7 @@ from modelmora.domain.catalogue import Catalogue, Look
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec, ModelType
 from modelmora.errors import ModelMoraError
 from modelmora.settings import Settings
+from modelmora.stall import watch_loop
 from modelmora.telemetry import count_inference
 from modelmora.usecases.admission import Admission, Limits
 from modelmora.usecases.application import Application
@@ -33,8 +34,11 @@ from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.predict import Predict
+from modelmora.usecases.probes import Probes
+from modelmora.usecases.recent_inferences import RecentInferences
 from modelmora.usecases.reconcile import Reconciler
 from modelmora.usecases.segment import Segment
+from modelmora.usecases.steady_leases import SteadyLeases
 from runners.devices import cores, one_heap
 from runners.handle import RunnerHandle
 from runners.hop.errands import Errands, HandleSettings
@@ -51,6 +55,7 @@ from wiring.pictures import open_pictures
 from wiring.registry import follow_registry, registry_of
 from wiring.runner import runner_host
 from wiring.stores import open_cache, open_events, open_files, open_vectors
+from wiring.tracing import hooks_seen, open_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +143,7 @@ class ApiWorker:
 
     async def _open(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
+            open_tracing(self.settings, stack, process="api")
             application = await self._build(stack)
             self._grpc = await self._serve_grpc(stack, application)
             self._stack = stack.pop_all()
@@ -150,18 +156,19 @@ class ApiWorker:
         stores = await self._stores(stack)
         database = stores.database
         roster = await follow_registry(database, self.catalogue)
-        footprints = FootprintMemory(database.footprints, database.leases, roster)
+        footprints = FootprintMemory(database.footprints, stores.leases, roster)
         handle, errands = await self._runners(stack, footprints)
         registry = registry_of(database, objects_of(settings), roster, handle)
         inference = RunnerInference(errands)
         traffic, limits = CurrentVersions(roster), limits_of(settings)
         models = Models(roster, traffic, handle, database.desired, artifacts_of(settings))
-        cache = open_cache(settings, stack)
-        health = Health(handle, models, checks={**stores.checks(), "cache": cache.ping})
+        cache, recent = open_cache(settings, stack), RecentInferences()
+        health = Health(handle, models, Probes({**stores.checks(), "cache": cache.ping}), recent)
         reconciler = Reconciler(roster, database.desired, handle, declared=self.catalogue.models)
-        for work in (reconciler.run(), footprints.keep(handle.workers), roster.follow(), registry.validation.run()):
+        watching = (health.watch(), watch_loop(), footprints.keep(handle.workers), roster.follow())
+        for work in (*watching, reconciler.run(), registry.validation.run()):
             _spawn(stack, work)
-        admission = Admission(traffic, limits=limits, hooks=[count_inference])
+        admission = Admission(traffic, limits=limits, hooks=[count_inference, recent, *hooks_seen()])
         embedder = remembering(inference, cache)
         embed = Embed(admission, embedder, inference, open_pictures(settings, stack), capacity=errands)
         decoding = Decoding(errands)
@@ -200,6 +207,7 @@ class ApiWorker:
         stack.push_async_callback(database.close)
         return Stores(
             database=database,
+            leases=SteadyLeases(database.leases),
             files=await open_files(settings, stack),
             vectors=await open_vectors(settings, stack),
             events=open_events(settings, stack),

@@ -7,6 +7,7 @@ Imports what the group's models need, then forks the engine from itself, again a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import sys
@@ -22,12 +23,13 @@ import wiring
 from modelmora import lifeline
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec
+from modelmora.logs import configure_logging
 from modelmora.settings import Settings
-from modelmora.telemetry import configure_logging
+from modelmora.stall import watch_loop
 from runners import families
-from runners.process.watchdog import watch_loop
 from runners.process.zygote import Zygote
 from wiring.runner import own_share, runner_host
+from wiring.tracing import open_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +37,7 @@ log = structlog.get_logger(__name__)
 def main(group: str, index: int, folder: Path) -> None:
     """Until SIGTERM or the end of the parent."""
     settings = Settings.load()
-    configure_logging(settings.log.level, settings.log.format)
+    configure_logging(settings.log.level, settings.log.format, process="engine")
     catalogue = wiring.load_catalogue(settings)
     own = next(spec for spec in catalogue.groups if spec.name == group)
     work = partial(_engine, settings, catalogue, own, index=index, folder=folder)
@@ -49,9 +51,10 @@ def main(group: str, index: int, folder: Path) -> None:
 
 
 def _import_families(settings: Settings, catalogue: Catalogue, group: GroupSpec, index: int) -> None:
-    """What the group's models need; a family that cannot be imported says so when a model is loaded."""
+    """What the group's models need; a family that cannot be imported says so when a model is loaded. Of models that
+    another library runs the family needs no network of its own."""
     own_share(settings, catalogue, group, index=index)
-    for name in sorted({spec.provider for spec in catalogue.in_group(group.name)}):
+    for name in sorted({spec.provider for spec in catalogue.in_group(group.name) if not spec.exported}):
         try:
             families.provider(name).prepare()
         except Exception as cause:
@@ -69,10 +72,12 @@ async def _engine(settings: Settings, catalogue: Catalogue, group: GroupSpec, *,
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     lifeline.hold(grace_s=settings.runner.drain_timeout_s)
     watching = asyncio.create_task(watch_loop())
-    host = runner_host(settings, catalogue, group, index=index, folder=folder)
-    await host.start()
-    await stopping.wait()
-    await host.stop()
+    async with contextlib.AsyncExitStack() as stack:
+        open_tracing(settings, stack, process="engine")
+        host = runner_host(settings, catalogue, group, index=index, folder=folder)
+        await host.start()
+        await stopping.wait()
+        await host.stop()
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 

@@ -19,6 +19,7 @@ from modelmora.ids import new_id
 from modelmora.ports import (
     Capacity,
     Describer,
+    Leases,
     ModelHost,
     PictureFiles,
     PictureLooks,
@@ -48,6 +49,7 @@ from modelmora.usecases.pictures.upload import Upload, UploadSettings
 from modelmora.usecases.pictures.upload_stream import UploadStream
 from subscribers.consumer import Consumer, Pace
 from wiring.registry import now
+from wiring.tracing import seen_events, seen_ingest
 
 HOLDER = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
 """Whose leases those of this process are."""
@@ -60,6 +62,7 @@ class Stores:
     """The stores of kept pictures, opened."""
 
     database: Database
+    leases: Leases
     files: PictureFiles
     vectors: Vectors
     events: Publisher
@@ -145,7 +148,7 @@ class Around:
 def gallery_of(settings: Settings, stack: contextlib.AsyncExitStack, stores: Stores, around: Around) -> Gallery:
     """All that doors ask for; the relay, the sweep, re-indexing and the consumer run until the stack is closed."""
     database, source = stores.database, source_of()
-    relay = Relay(database.outbox, stores.events, database.leases, holder=HOLDER)
+    relay = Relay(database.outbox, seen_events(stores.events, settings), stores.leases, holder=HOLDER)
     core = core_of(settings, stores, around.embed, around.look, looks=around.looks, nudge=relay.nudge)
     book = IndexBook(
         database.indexes,
@@ -187,7 +190,7 @@ def sweep_of(settings: Settings, stores: Stores, core: Core, *, holder: str, nud
         database.pictures,
         database.dead_letters,
         core.remove,
-        database.leases,
+        stores.leases,
         holder=holder,
         source=source_of(),
         stuck_s=settings.ingest.stuck_s,
@@ -200,7 +203,7 @@ def _model_events(settings: Settings, stores: Stores, host: ModelHost) -> ModelE
     return ModelEvents(
         host,
         stores.database.outbox,
-        stores.database.leases,
+        stores.leases,
         lease=f"model-events-{os.uname().nodename}-{os.getppid()}",
         holder=HOLDER,
         source=source_of(),
@@ -237,7 +240,7 @@ def _reindex(stores: Stores, core: Core, book: IndexBook, around: Around) -> Rei
         indexes=database.indexes,
         vectors=stores.vectors,
         records=database.pictures,
-        leases=database.leases,
+        leases=stores.leases,
         holder=HOLDER,
         limits=around.limits,
         clock=now,
@@ -250,6 +253,6 @@ def _consume_here(
     """Events that stay in this process are taken in here."""
     if isinstance(stores.events, MemoryBus):
         subscription = stores.events.subscribe([settings.events.images_topic])
-        consumer = Consumer(subscription, core.ingest, pace=pace_of(settings))
+        consumer = Consumer(subscription, seen_ingest(core.ingest, settings), pace=pace_of(settings))
         around.spawn(stack, consumer.run())
         stack.push_async_callback(consumer.stop, within_s=STOP_S)

@@ -15,6 +15,7 @@ from adapters.vectors.null import NullVectors
 from adapters.vectors.owner import OwnerVectors, SharedVectors, socket_of
 from modelmora.ports import EmbeddingCache, PictureFiles, Publisher, Vectors
 from modelmora.settings import Settings
+from wiring.tracing import seen
 
 LETTERS = ".dlq"
 
@@ -23,7 +24,7 @@ async def open_files(settings: Settings, stack: contextlib.AsyncExitStack) -> Pi
     """Where pictures are kept: beside the registered files. Raises DependencyUnavailable."""
     url = urlsplit(settings.objects.url or (settings.data_dir / "objects").as_uri())
     if url.scheme == "file":
-        return FilePictures(Path(unquote(url.path)))
+        return seen(FilePictures(Path(unquote(url.path))), "objects", settings.objects.url)
     from adapters.images.s3 import S3Pictures  # noqa: PLC0415 - its client takes long to import, and most have none
 
     secure = url.scheme == "s3+https"
@@ -38,7 +39,7 @@ async def open_files(settings: Settings, stack: contextlib.AsyncExitStack) -> Pi
         also=settings.ingest.buckets,
     )
     stack.callback(files.close)
-    return files
+    return seen(files, "objects", settings.objects.url)
 
 
 def vectors_folder(settings: Settings) -> Path | None:
@@ -58,19 +59,19 @@ async def open_vectors(settings: Settings, stack: contextlib.AsyncExitStack, *, 
     if folder is not None and not own:
         asking = OwnerVectors(socket_of(folder), timeout_s=timeout_s)
         stack.push_async_callback(asking.close)
-        return asking
+        return seen(asking, "vectors", settings.vectors.url)
     from adapters.vectors.qdrant import QdrantVectors  # noqa: PLC0415 - half of the processes have no use for it
 
     if folder is None:
         server = await QdrantVectors.server(settings.vectors.url or "", timeout_s=timeout_s)
         stack.push_async_callback(server.close)
-        return server
+        return seen(server, "vectors", settings.vectors.url)
     local = await QdrantVectors.local(folder)
     stack.push_async_callback(local.close)
     shared = SharedVectors(local, socket_of(folder))
     await shared.start()
     stack.push_async_callback(shared.stop)
-    return local
+    return seen(local, "vectors", settings.vectors.url)
 
 
 def open_cache(settings: Settings, stack: contextlib.AsyncExitStack) -> EmbeddingCache:
@@ -84,7 +85,7 @@ def open_cache(settings: Settings, stack: contextlib.AsyncExitStack) -> Embeddin
 
     cache = RedisCache(settings.cache.url, ttl_s=settings.cache.ttl_s)
     stack.push_async_callback(cache.close)
-    return cache
+    return seen(cache, "cache", settings.cache.url)
 
 
 def open_events(settings: Settings, stack: contextlib.AsyncExitStack) -> Publisher:

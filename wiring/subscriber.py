@@ -17,11 +17,13 @@ from modelmora.ports import Subscription
 from modelmora.settings import Settings
 from modelmora.usecases.events.relay import Relay
 from modelmora.usecases.registry.roster import Roster
+from modelmora.usecases.steady_leases import SteadyLeases
 from subscribers.consumer import Consumer
 from subscribers.remote import RemoteEmbed
 from wiring import load_catalogue
 from wiring.gallery import HOLDER, Stores, core_of, pace_of, sweep_of
 from wiring.stores import open_cache, open_events, open_files, open_vectors
+from wiring.tracing import seen_events, seen_ingest
 
 PATIENCE_S = 15.0
 """So long does the client try again before the consumer waits, and says why."""
@@ -55,6 +57,7 @@ async def open_subscriber(settings: Settings, stack: contextlib.AsyncExitStack) 
     stack.push_async_callback(database.close)
     stores = Stores(
         database=database,
+        leases=SteadyLeases(database.leases),
         files=await open_files(settings, stack),
         vectors=await open_vectors(settings, stack, own=False),
         events=open_events(settings, stack),
@@ -62,7 +65,7 @@ async def open_subscriber(settings: Settings, stack: contextlib.AsyncExitStack) 
     roster = Roster(load_catalogue(settings), database.models, database.versions, database.audit)
     await roster.refresh()
     client = await stack.enter_async_context(Client(settings.subscriber.api, timeout=PATIENCE_S))
-    relay = Relay(database.outbox, stores.events, database.leases, holder=HOLDER)
+    relay = Relay(database.outbox, seen_events(stores.events, settings), stores.leases, holder=HOLDER)
     stack.push_async_callback(relay.release)
     core = core_of(settings, stores, RemoteEmbed(client, roster), roster, looks=None, nudge=relay.nudge)
     sweep = sweep_of(settings, stores, core, holder=HOLDER, nudge=relay.nudge)
@@ -78,7 +81,7 @@ async def open_subscriber(settings: Settings, stack: contextlib.AsyncExitStack) 
         instance=settings.subscriber.instance,
         on_revoked=on_revoked,
     )
-    told.append(Consumer(subscription, core.ingest, pace=pace_of(settings)))
+    told.append(Consumer(subscription, seen_ingest(core.ingest, settings), pace=pace_of(settings)))
     for work in (roster.follow(), relay.run(), sweep.run()):
         task = asyncio.create_task(work)
         stack.callback(task.cancel)

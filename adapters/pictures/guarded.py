@@ -112,7 +112,7 @@ class GuardedTransport:
             try:
                 return await self._ask(target, address, timeout_s / len(addresses))
             except (httpx.ConnectError, httpx.ConnectTimeout) as cause:
-                log.debug("address_unreachable", host=target.host, address=address, cause=str(cause))
+                log.debug("address_unreachable", host=target.host, address=address, why=str(cause))
         return await self._ask(target, addresses[-1], timeout_s / len(addresses))
 
     async def _ask(self, target: Target, address: str, connect_s: float) -> httpx.Response:
@@ -132,7 +132,7 @@ class GuardedTransport:
 
 def _translated(cause: Exception, target: Target) -> ModelMoraError:
     """What went wrong on the way, told of the host alone."""
-    log.info("fetch_failed", origin=target.origin, cause=repr(cause))
+    log.info("fetch_failed", origin=target.origin, why=repr(cause))
     match cause:
         case httpx.RemoteProtocolError():
             return InvalidInput(f"{target.origin} did not answer in HTTP, or broke off", field=FIELD)

@@ -12,7 +12,9 @@ from grpc_reflection.v1alpha import reflection
 
 from api.grpc.inference import InferenceServicer
 from api.grpc.management import ManagementServicer
+from api.grpc.tracing import Traced
 from api.oip.grpc import OpenInferenceServicer
+from modelmora import tracing
 from modelmora.errors import DependencyUnavailable
 from modelmora.proto import (
     inference_pb2,
@@ -43,7 +45,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(share)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ]
+            ],
+            interceptors=[Traced()] if tracing.on() else [],
         )
         inference_pb2_grpc.add_ModelInferenceServicer_to_server(InferenceServicer(application), self._server)
         management_pb2_grpc.add_ModelManagementServicer_to_server(ManagementServicer(application), self._server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -10,9 +11,10 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 
 from api.errors import STATUSES, retry_after_s
+from api.grpc.tracing import end_call, span_of_call
 from modelmora.errors import Cancelled, ModelMoraError, unexpected
 from modelmora.proto import types_pb2
-from modelmora.telemetry import REQUESTS
+from modelmora.telemetry import count_request
 from modelmora.wire import error_to_wire
 
 log = structlog.get_logger(__name__)
@@ -51,16 +53,21 @@ def _short(message: types_pb2.ItemError) -> types_pb2.ItemError:
 
 async def answer(context: Context, request_id: str, work: Callable[[], Awaitable[R]]) -> R:
     """Runs the work of one call; whatever it raises leaves as a status."""
+    started, code = time.perf_counter(), "cancelled"
+    span = span_of_call()
     try:
         result = await work()
+        code = "ok"
     except ModelMoraError as error:
-        REQUESTS.labels("grpc", error.code).inc()
+        code = error.code
         await abort(context, error, request_id)
     except Exception as cause:
         log.error("request_failed", request_id=request_id, exc_info=cause)
-        REQUESTS.labels("grpc", "internal").inc()
+        code = "internal"
         await abort(context, unexpected(), request_id)
-    REQUESTS.labels("grpc", "ok").inc()
+    finally:
+        count_request("grpc", code, time.perf_counter() - started)
+        end_call(span, code, request_id=request_id)
     return result
 
 

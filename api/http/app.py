@@ -69,6 +69,7 @@ def create_app(
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `Front` has ours, of all routes alike
     )
     hot = _hot(core, max_body_bytes)
     app.router.routes[:0] = hot

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
+from opentelemetry.trace import Span, SpanKind
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import BaseRoute
@@ -14,8 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import calls
 from api.http import problems
+from modelmora import tracing
 from modelmora.errors import LimitExceeded, ModelMoraError
-from modelmora.telemetry import REQUESTS
+from modelmora.tallies import write_all
+from modelmora.telemetry import count_request
+
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 log = structlog.get_logger(__name__)
 
@@ -50,14 +55,22 @@ class Front:
         state["request_id"] = calls.request_id(headers.get(calls.REQUEST_ID))
         answer = _Answer(send, state["request_id"])
         started = time.monotonic()
-        await self._serve(scope, self._bounded(scope, headers, receive), answer)
-        self._leave_trace(scope, answer.status, time.monotonic() - started)
+        if not tracing.on():
+            await self._serve(scope, self._bounded(scope, headers, receive), answer)
+            return self._leave_behind(scope, answer.status, time.monotonic() - started)
+        span = tracing.begin(scope["method"], parent=tracing.parent_of(headers), kind=SpanKind.SERVER)
+        with tracing.current(span):
+            await self._serve(scope, self._bounded(scope, headers, receive), answer)
+            self._leave_behind(scope, answer.status, time.monotonic() - started)
+        _end(span, scope, answer.status)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             refusal = self._refusal()
             if refusal is not None and scope["path"] != "/livez":
                 raise refusal
+            if scope["path"] == "/metrics":
+                write_all()  # who asks is told of all that this worker answered before
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             scope["state"]["code"] = "cancelled"
@@ -90,10 +103,13 @@ class Front:
 
         return bounded
 
-    def _leave_trace(self, scope: Scope, status: int, seconds: float) -> None:
+    def _leave_behind(self, scope: Scope, status: int, seconds: float) -> None:
+        """A probe is no request of a caller: it would count as a failure for as long as a start or a drain takes."""
         code = scope["state"].get("code", "ok" if status < 400 else str(status))
-        REQUESTS.labels("http", code).inc()
-        write = log.warning if status >= 500 else log.debug
+        probe = scope["path"] in PROBES
+        if not probe:
+            count_request("http", code, seconds)
+        write = log.warning if status >= 500 and not probe else log.debug
         write(
             "request",
             request_id=scope["state"]["request_id"],
@@ -119,6 +135,25 @@ class _Answer:
             self.started, self.status = True, message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._request_id)]
         await self._send(message)
+
+
+def _end(span: Span, scope: Scope, status: int) -> None:
+    """With what OpenTelemetry's semantic conventions for HTTP servers want, named by the route: a path may hold
+    anything."""
+    failure = scope["state"].get("code", str(status)) if status >= 500 else ""
+    if not tracing.is_written(span, failure):
+        return tracing.end(span)
+    told = {
+        "http.request.method": scope["method"],
+        "http.response.status_code": status,
+        "url.path": scope["path"],
+        "url.scheme": scope["scheme"],
+        "modelmora.request_id": scope["state"]["request_id"],
+    }
+    if route := getattr(scope.get("route"), "path", ""):
+        span.update_name(f"{scope['method']} {route}")
+        told["http.route"] = route
+    return tracing.end(span, failure=failure, attributes=told)
 
 
 def _too_large(found: str, limit: int) -> LimitExceeded:

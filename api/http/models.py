@@ -83,7 +83,7 @@ async def _quietly(work: Awaitable[ModelReport]) -> None:
     try:
         await work
     except ModelMoraError as error:
-        log.warning("change_failed", code=error.code, detail=error.detail)
+        log.warning("change_failed", code=error.code, why=error.detail)
     except Exception:
         log.exception("change_failed")
 

@@ -22,6 +22,8 @@ from starlette.requests import Request
 from api.http.bodies import check_json
 from api.threads import here
 from modelmora.domain.models import Batching, Engine, ModelType, Precision
+from modelmora.domain.pictures.picture import KEY_PATTERN
+from modelmora.domain.pictures.spaces import CANDIDATES, LINKS, IndexSettings
 from modelmora.domain.registry.artifact import MOST_FILES, ArtifactFile
 from modelmora.domain.registry.entries import MOST_TAGS, Running
 from modelmora.domain.registry.provenance import Metric, PerformanceBaseline, TrainingMetadata
@@ -101,6 +103,27 @@ class NewBatching(Body):
     queue: Annotated[int, Field(ge=1, lt=LARGEST)] = 1024
 
 
+class NewIndex(Body):
+    """How the vectors of kept pictures are indexed, as ModelRegistry.yaml takes it."""
+
+    m: Annotated[int, Field(ge=LINKS[0], le=LINKS[1])] | None = None
+    ef_construct: Annotated[int, Field(ge=CANDIDATES[0], le=CANDIDATES[1])] | None = None
+    quantization: Literal["int8"] | None = None
+    always_ram: bool = True
+    on_disk: bool = False
+    payload: list[Annotated[str, StringConstraints(pattern=rf"^{KEY_PATTERN}$")]] = []
+
+    def settings(self) -> IndexSettings:
+        return IndexSettings(**{**self.model_dump(), "payload": tuple(self.payload)})
+
+
+def _switched(value: object) -> object:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+Indexed = Annotated[NewIndex | None, BeforeValidator(_switched)]
+
+
 class NewTraining(Body):
     """Where a version comes from."""
 
@@ -148,6 +171,7 @@ class NewVersion(Body):
     warmup: bool = True
     pin: bool = False
     idle_ttl_s: Annotated[float, Field(gt=0)] | None = None
+    index: Annotated[Indexed, Field(description="true, or settings; pictures that are kept are indexed by it")] = None
     training: NewTraining = NewTraining()
     baseline: NewBaseline = NewBaseline()
 
@@ -179,6 +203,7 @@ class NewVersion(Body):
             warmup=self.warmup,
             pin=self.pin,
             idle_ttl_s=self.idle_ttl_s,
+            index=None if self.index is None else self.index.settings(),
         )
 
 

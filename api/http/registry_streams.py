@@ -103,7 +103,7 @@ class Download(Response):
             request_id=scope["state"]["request_id"],
             sha256=self._file.sha256,
             code=error.code,
-            detail=error.detail,
+            why=error.detail,
             exc_info=None if error is cause else cause,
         )
 

@@ -43,6 +43,11 @@ class HotRoute(Route):
         self.method = method.lower()
         self.bounded = bounded
 
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Says which route it was, as FastAPI's do."""
+        match, more = super().matches(scope)
+        return match, {**more, "route": self} if match is Match.FULL else more
+
 
 def call_of(request: Request, application: Application, *, truncate: bool = False, stream: bool = False) -> Call:
     """Who asks, until when, how urgently; `stream` as in `calls.read_call`."""

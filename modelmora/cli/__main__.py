@@ -29,6 +29,7 @@ from modelmora.cli.reindex import reindex
 from modelmora.cli.search import search
 from modelmora.cli.segment import segment
 from modelmora.cli.serve import serve
+from modelmora.cli.smoke import smoke
 from modelmora.cli.tune import tune
 from modelmora.cli.upload import upload
 from modelmora.cli.verify import verify
@@ -44,7 +45,7 @@ def program(debug: bool) -> None:
 
 COMMANDS = (
     *(embed, classify, segment, compare),
-    *(models, load, unload, warmup, pull, verify, tune, health),
+    *(models, load, unload, warmup, pull, verify, tune, health, smoke),
     *(register, versions, current, lineage, diff, audit, gc),
     *(upload, search, images, reindex, indexes, dlq),
     *(serve, backup, restore, config),

@@ -31,7 +31,7 @@ ITEM_BYTES = 60 * 2**20
 
 
 class Batch:
-    """One call: `window` items at most are taken and not yet handed out.
+    """One call: `window` items at most are held and not yet handed out, and as many again, 16 at most, taken ahead.
 
     What fails for a passing reason is tried again while `retrier` finds it worthwhile within the call's deadline: an
     item for `patience_s`, a stream that breaks for `patience_s` without a single answer. A stream that took as many
@@ -54,6 +54,7 @@ class Batch:
         self._retrier = retrier
         self._patience_s = patience_s
         self._window = Window(items=window, size=WINDOW_BYTES)
+        self._ahead = min(GROUP_ITEMS, window)
         self._unanswered: dict[int, Content] = {}
         self._unsent: deque[int] = deque()
         self._answered = 0
@@ -98,7 +99,7 @@ class Batch:
 
     async def _take(self, items: Iterable[Source] | AsyncIterable[Source]) -> None:
         index = 0
-        async with aclosing(flow.pulled(items)) as sources:
+        async with aclosing(flow.pulled(items, ahead=self._ahead, ahead_bytes=GROUP_BYTES)) as sources:
             async for source in sources:
                 content = _fitting(await read(source))
                 await self._window.enter(weight(content))

@@ -149,9 +149,11 @@ class Client(Registry, Tasks, Keeping):
     ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
         """`(index, outcome)` for any number of items in one call, as they complete.
 
-        At most `window` items are taken from `items` and not yet handed out. `timeout` is the deadline of the whole
-        call; without it an item has the server's usual time. What failed for a passing reason and what a broken
-        stream left unanswered goes out again, for the client's own timeout at most; then the stream's reason is raised.
+        At most `window` items are taken from `items` and not yet handed out; up to 16 more (4 MiB of those that are
+        bytes) are read ahead of a plain iterator, by a thread, so that they go out together. `timeout` is the deadline
+        of the whole call; without it an item has the server's usual time. What failed for a passing reason and what a
+        broken stream left unanswered goes out again, for the client's own timeout at most; then the stream's reason is
+        raised.
         """
         call = self._call(timeout, truncate=truncate, priority=priority)
         batch = Batch(
@@ -215,6 +217,10 @@ class Client(Registry, Tasks, Keeping):
 
     async def version(self) -> Mapping[str, Any]:
         return await self._control.version()
+
+    async def metrics(self) -> str:
+        """In Prometheus's format."""
+        return await self._control.metrics()
 
     async def _embed(
         self, contents: Sequence[Outcome[Content]], *, model: str | None, call: Call

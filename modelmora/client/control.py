@@ -118,6 +118,9 @@ class Control:
     async def version(self) -> Mapping[str, Any]:
         return mapping(await self.ask("GET", "/version"))
 
+    async def metrics(self) -> str:
+        return (await self.response("GET", "/metrics")).text
+
     async def close(self) -> None:
         if self._opened is not None:
             await self._opened.close()

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from modelmora.client.pump import pumped
+
 T = TypeVar("T")
 R = TypeVar("R")
 _END: Any = object()
@@ -97,8 +99,10 @@ async def _next_of(source: AsyncIterator[T]) -> T:
     return await anext(source, _END)
 
 
-async def pulled(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Any source as an async one; a lazy plain iterator is advanced in a thread, since it may block."""
+async def pulled(
+    items: Iterable[T] | AsyncIterable[T], *, ahead: int = 0, ahead_bytes: int = 0
+) -> AsyncGenerator[T, None]:
+    """Any source as an async one; a lazy plain iterator is read by a thread, so much ahead as `pumped` takes it."""
     if isinstance(items, AsyncGenerator):
         async with aclosing(items):  # its `finally` runs now, not when it is collected
             async for item in items:
@@ -110,6 +114,6 @@ async def pulled(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, Non
         for item in items:
             yield item
     else:
-        iterator = iter(items)
-        while (item := await asyncio.to_thread(next, iterator, _END)) is not _END:
-            yield item
+        async with aclosing(pumped(iter(items), ahead=ahead, ahead_bytes=ahead_bytes)) as source:
+            async for item in source:
+                yield item

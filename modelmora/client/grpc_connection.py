@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,10 +16,12 @@ import grpc.aio
 
 from modelmora.client import grpc_messages as messages
 from modelmora.client.address import Address
+from modelmora.client.tracing import requesting
 from modelmora.domain.inference import Call
 from modelmora.errors import Cancelled
-from modelmora.proto import inference_pb2_grpc
+from modelmora.proto import inference_pb2, inference_pb2_grpc
 
+_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["ModelInference"].full_name
 _MAX_MESSAGE = 64 * 1024 * 1024
 _OPTIONS = (
     # Channels to one address would share one connection; SO_REUSEPORT balances connections, not calls.
@@ -49,17 +52,27 @@ class GrpcConnection:
 
     async def _ask(self, method: str, request: Any, call: Call) -> tuple[Any, str]:
         """The response of a call with one answer, and its server timing."""
-        rpc: Any = getattr(next(self._stubs), method)(request, **self._options(call))
-        response = await rpc
-        return response, messages.text_of(await rpc.trailing_metadata()).get("server-timing", "")
+        with self._calling(method, call) as start:
+            rpc = start(request)
+            response = await rpc
+            return response, messages.text_of(await rpc.trailing_metadata()).get("server-timing", "")
 
-    def _options(self, call: Call) -> dict[str, Any]:
+    @contextmanager
+    def _calling(self, method: str, call: Call) -> Iterator[Callable[..., Any]]:
+        """What starts the call, on the next channel; within the block gRPC's errors become ours."""
+        name = f"{_SERVICE}/{method}"
+        told: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": name, "server.address": self._target}
+        with requesting(name, told) as trace, self._translated():
+            yield partial(getattr(next(self._stubs), method), **self._options(call, trace))
+
+    def _options(self, call: Call, trace: Mapping[str, str]) -> dict[str, Any]:
         return {
             "timeout": None if math.isinf(call.deadline) else max(call.deadline - time.monotonic(), 0.0),
             "metadata": (
                 ("x-request-id", call.request_id),
                 ("x-modelmora-priority", call.priority),
                 *self._authorization,
+                *trace.items(),
             ),
         }
 

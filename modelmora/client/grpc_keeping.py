@@ -26,19 +26,19 @@ class GrpcKeeping(GrpcConnection):
     """`UploadImages` and `Search`."""
 
     async def upload(self, parcels: Sequence[Parcel], *, terms: Terms, call: Call) -> list[Outcome[KeptImage]]:
-        rpc: Any = next(self._stubs).UploadImages(iter(_requests(parcels, terms)), **self._options(call))
         try:
-            with self._translated():
-                rows = [(one.index, _outcome(one)) async for response in rpc for one in response.results]
+            with self._calling("UploadImages", call) as start:
+                rpc = start(iter(_requests(parcels, terms)))
+                try:
+                    rows = [(one.index, _outcome(one)) async for response in rpc for one in response.results]
+                finally:
+                    rpc.cancel()
             return arrange(len(parcels), rows)
         except ModelMoraError as error:
             return lost(len(parcels), error)
-        finally:
-            rpc.cancel()
 
     async def search(self, question: Question, *, call: Call) -> Found:
-        with self._translated():
-            response, timing = await self._ask("Search", _search(question), call)
+        response, timing = await self._ask("Search", _search(question), call)
         with promised("what it found"):
             groups = [{"value": json.loads(one.value), "results": _hits(one.results)} for one in response.groups]
             body = {"results": _hits(response.results), "groups": groups}

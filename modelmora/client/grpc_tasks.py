@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
 
 from modelmora.client import grpc_messages as messages
 from modelmora.client import grpc_tensors as tensors
@@ -39,8 +38,7 @@ class GrpcTasks(GrpcConnection):
             truncate=call.truncate,
         )
         try:
-            with self._translated():
-                response, timing = await self._ask("Classify", request, call)
+            response, timing = await self._ask("Classify", request, call)
         except ModelMoraError as error:
             return lost(len(images), error)
         answer = Answer(model=response.model, version=response.version, server_timing=timing)
@@ -56,21 +54,20 @@ class GrpcTasks(GrpcConnection):
         call: Call,
     ) -> AsyncGenerator[tuple[int, Outcome[Segmentation]], None]:
         request = segment_request(image, asked, options=options, model=model)
-        rpc: Any = next(self._stubs).Segment(request, **self._options(call))
-        try:
-            with self._translated():
+        with self._calling("Segment", call) as start:
+            rpc = start(request)
+            try:
                 async for response in rpc:
                     yield response.index, segmented(response)
-        finally:
-            rpc.cancel()
+            finally:
+                rpc.cancel()
 
     async def predict(
         self, inputs: Mapping[str, Tensor], *, outputs: Sequence[str], model: str | None, call: Call
     ) -> Prediction:
         named = [pb.NamedTensor(name=name, tensor=tensors.vector_of(tensor)) for name, tensor in inputs.items()]
         request = pb.PredictRequest(model=model or "", inputs=named, outputs=outputs)
-        with self._translated():
-            response, timing = await self._ask("Predict", request, call)
+        response, timing = await self._ask("Predict", request, call)
         answer = Answer(model=response.model, version=response.version, server_timing=timing)
         given = {one.name: tensors.array_of(one.tensor, one.name) for one in response.outputs}
         labels = {one.name: tuple(one.labels) for one in response.outputs if one.labels}
@@ -83,8 +80,7 @@ class GrpcTasks(GrpcConnection):
             models=models, items=[messages.item(item) for item in items], truncate=call.truncate
         )
         try:
-            with self._translated():
-                response, _ = await self._ask("Compare", request, call)
+            response, _ = await self._ask("Compare", request, call)
             return arrange(len(models), enumerate(_compared(one, len(items)) for one in response.comparisons))
         except ModelMoraError as error:
             return lost(len(models), error)

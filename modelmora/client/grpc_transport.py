@@ -26,39 +26,39 @@ class GrpcTransport(GrpcTasks, GrpcKeeping):
 
     async def embed(self, items: Sequence[Content], *, model: str | None, call: Call) -> list[Outcome[Embedding]]:
         try:
-            with self._translated():
-                return await self._send(_request(items, model, call), call)
+            return await self._send(_request(items, model, call), call)
         except ModelMoraError as error:
             return lost(len(items), error)
 
     async def batch(
         self, groups: AsyncGenerator[Group, None], *, model: str | None, call: Call
     ) -> AsyncGenerator[tuple[int, Outcome[Embedding]], None]:
-        rpc: Any = next(self._stubs).GenerateBatch(**self._options(call))
-        writing = asyncio.create_task(_write(rpc, _requests(groups, model, call.truncate)))
-        try:
-            with self._translated(), _blaming(writing):
-                async for response in rpc:
-                    for each in response.results:
-                        yield _number(each.result), messages.outcome(each.result, _answer(each))
-        finally:
-            rpc.cancel()
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+        with self._calling("GenerateBatch", call) as start:
+            rpc = start()
+            writing = asyncio.create_task(_write(rpc, _requests(groups, model, call.truncate)))
+            try:
+                with _blaming(writing):
+                    async for response in rpc:
+                        for each in response.results:
+                            yield _number(each.result), messages.outcome(each.result, _answer(each))
+            finally:
+                rpc.cancel()
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
 
     async def progress(
         self, item: Content, *, model: str | None, call: Call
     ) -> AsyncGenerator[Progress | Embedding, None]:
-        rpc: Any = next(self._stubs).GenerateEmbeddingStream(_request([item], model, call), **self._options(call))
-        try:
-            with self._translated():
+        with self._calling("GenerateEmbeddingStream", call) as start:
+            rpc = start(_request([item], model, call))
+            try:
                 async for news in rpc:
                     if news.HasField("result"):
                         yield unwrap(messages.outcome(news.result, _answer(news)))
                     else:
                         yield messages.progress(news)
-        finally:
-            rpc.cancel()
+            finally:
+                rpc.cancel()
 
     async def _send(self, request: inference_pb2.EmbeddingRequest, call: Call) -> list[Outcome[Embedding]]:
         response, timing = await self._ask("GenerateEmbedding", request, call)

@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from modelmora.client.answers import error_from
+from modelmora.client.tracing import requesting
 from modelmora.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -44,6 +46,7 @@ class HttpConnection:
 
     def __init__(self, url: str, *, token: str | None) -> None:
         self._url = url
+        self._host = urlsplit(url).hostname or ""
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {token}"} if token else {},
@@ -54,17 +57,17 @@ class HttpConnection:
     async def send(self, method: str, path: str, *, timeout: float, **content: Any) -> httpx.Response:
         """The response of a request that succeeded; `content` is httpx's json, files, data, params, headers."""
         self._refuse_if_closed()
-        with _translated(self._url):
+        with self._requesting(method, path, content), _translated(self._url):
             response = await self._http.request(method, path, timeout=timeout, **content)
-        if response.is_error:
-            raise error_of(response)
-        return response
+            if response.is_error:
+                raise error_of(response)
+            return response
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, *, timeout: float, **content: Any) -> AsyncIterator[httpx.Response]:
         """The response while it still comes; `timeout` is the longest silence."""
         self._refuse_if_closed()
-        with _translated(self._url):
+        with self._requesting(method, path, content), _translated(self._url):
             async with self._http.stream(method, path, timeout=timeout, **content) as response:
                 if response.is_error:
                     await response.aread()
@@ -85,6 +88,15 @@ class HttpConnection:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    @contextmanager
+    def _requesting(self, method: str, path: str, content: dict[str, Any]) -> Iterator[None]:
+        """The request's headers in `content` carry the trace on."""
+        told = {"http.request.method": method, "url.full": f"{self._url}{path}", "server.address": self._host}
+        with requesting(method, told) as trace:
+            if trace:
+                content["headers"] = {**(content.get("headers") or {}), **trace}
+            yield
 
     def _refuse_if_closed(self) -> None:
         if self._http.is_closed:  # while waiting to try again

@@ -31,7 +31,7 @@ LONGEST_PAUSE_S = 2.0
 BRINGS = 5
 """So often files are brought that somebody else removes meanwhile."""
 STATES_BEFORE = ("registered",)
-RUNNING = ("group", "device", "precision", "engine", "batching", "warmup", "pin", "idle_ttl_s")
+RUNNING = ("group", "device", "precision", "engine", "batching", "warmup", "pin", "idle_ttl_s", "index")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ class Registry(Session):
         """Brings a model that lies here: a folder, an .onnx file, MLflow's directory, or `bentoml:NAME:TAG`.
 
         Type, provider and configuration are told by its files where they are not given; `running` takes `group`,
-        `device`, `precision`, `engine`, `batching`, `warmup`, `pin` and `idle_ttl_s`, `training` the fields of
+        `device`, `precision`, `engine`, `batching`, `warmup`, `pin`, `idle_ttl_s` and `index`, `training` the fields of
         `TrainingMetadata`. Files that the server has are not sent again, so whoever was cut off begins where he was.
         The model's entry is made if there is none, with `description` and `tags`. The same files under the same version
         once more change nothing.

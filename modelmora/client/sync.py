@@ -213,6 +213,9 @@ class SyncClient(SyncRegistry, SyncKeeping):
     def version(self) -> Mapping[str, Any]:
         return self._run(self._client.version())
 
+    def metrics(self) -> str:
+        return self._run(self._client.metrics())
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._thread.run(work)
 

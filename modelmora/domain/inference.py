@@ -33,7 +33,8 @@ Content: TypeAlias = Image | Text
 class Call:
     """Who asks, until when, how urgently: travels with every item, never in a context variable.
 
-    `deadline` is on the clock of `time.monotonic()`, in seconds.
+    `deadline` is on the clock of `time.monotonic()`, in seconds; `trace` is W3C's traceparent, empty where it is
+    not written.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Call:
     truncate: bool = False
     tenant: str = "default"
     face: Literal["http", "grpc", "python"] = "python"
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from modelmora.errors import ModelMoraError
+from modelmora.errors import ModelMoraError, blames_server
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -35,3 +35,8 @@ def unwrap(outcome: Outcome[T]) -> T:
             return value
         case Failed(error):
             raise error
+
+
+def fault_of(outcome: Outcome[T]) -> str:
+    """The error code of one that failed through no fault of its caller; empty for all others."""
+    return outcome.error.code if isinstance(outcome, Failed) and blames_server(outcome.error) else ""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from modelmora.proto import types_pb2 as modelmora_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelmora/proto/runner.proto\x12\x13modelmora.runner.v1\x1a\x1bmodelmora/proto/types.proto\".\n\x0f\x44\x65scribeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"\x1b\n\x0b\x44\x65scription\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"\x0e\n\x0cWatchRequest\"g\n\x07Holding\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\r\n\x05loads\x18\x06 \x01(\x04\"\xda\x01\n\x0bWorkerState\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x0e\n\x06queued\x18\x05 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x08 \x01(\x04\x12\x12\n\nheld_bytes\x18\t \x01(\x04\x12.\n\x08holdings\x18\n \x03(\x0b\x32\x1c.modelmora.runner.v1.Holding\"B\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"U\n\x06Parcel\x12,\n\x07tensors\x18\x01 \x03(\x0b\x32\x1b.modelmora.runner.v1.Tensor\x12\x0f\n\x07options\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\r\"\xea\x01\n\x04Work\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05shape\x18\x05 \x03(\r\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x01\x12\x0c\n\x04\x62ulk\x18\x07 \x01(\x08\x12\x10\n\x08truncate\x18\x08 \x01(\x08\x12\x10\n\x08tokenize\x18\t \x01(\x08\x12\x0c\n\x04tell\x18\n \x01(\x08\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\x0c\n\x04lost\x18\x0c \x01(\x08\x12+\n\x06parcel\x18\r \x01(\x0b\x32\x1b.modelmora.runner.v1.Parcel\"V\n\x0cInferRequest\x12\'\n\x04work\x18\x01 \x03(\x0b\x32\x19.modelmora.runner.v1.Work\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x04\x12\r\n\x05specs\x18\x03 \x03(\x0c\"\xb2\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x06vector\x18\x02 \x01(\x0cH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x12-\n\x06parcel\x18\x06 \x01(\x0b\x32\x1b.modelmora.runner.v1.ParcelH\x00\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x05 \x01(\x01\x42\t\n\x07outcome\">\n\x04Told\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"c\n\nInferReply\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.modelmora.runner.v1.Result\x12\'\n\x04told\x18\x02 \x03(\x0b\x32\x19.modelmora.runner.v1.Told\"?\n\x0cModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x01\x12\x0c\n\x04spec\x18\x03 \x01(\x0c\"\xbd\x01\n\nModelReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\n\n\x02ms\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.modelmora.v1.ItemError\x12+\n\x06warmed\x18\x08 \x03(\x0b\x32\x1b.modelmora.runner.v1.Warmed\"1\n\x06Warmed\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\x12\n\n\x02ms\x18\x03 \x01(\x01\"L\n\tFootprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"@\n\nFootprints\x12\x32\n\nfootprints\x18\x01 \x03(\x0b\x32\x1e.modelmora.runner.v1.Footprint\"\n\n\x08Informed\"O\n\x0e\x45xamineRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x01\x12\x0c\n\x04spec\x18\x04 \x01(\x0c\"?\n\x07\x46inding\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.modelmora.v1.ItemError2\xff\x04\n\x06Runner\x12R\n\x08\x44\x65scribe\x12$.modelmora.runner.v1.DescribeRequest\x1a .modelmora.runner.v1.Description\x12N\n\x05Watch\x12!.modelmora.runner.v1.WatchRequest\x1a .modelmora.runner.v1.WorkerState0\x01\x12O\n\x05Infer\x12!.modelmora.runner.v1.InferRequest\x1a\x1f.modelmora.runner.v1.InferReply(\x01\x30\x01\x12J\n\x04Load\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Unload\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Warmup\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12H\n\x06Inform\x12\x1f.modelmora.runner.v1.Footprints\x1a\x1d.modelmora.runner.v1.Informed\x12N\n\x07\x45xamine\x12#.modelmora.runner.v1.ExamineRequest\x1a\x1c.modelmora.runner.v1.Finding0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmodelmora/proto/runner.proto\x12\x13modelmora.runner.v1\x1a\x1bmodelmora/proto/types.proto\".\n\x0f\x44\x65scribeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\x0c\"\x1b\n\x0b\x44\x65scription\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"\x0e\n\x0cWatchRequest\"g\n\x07Holding\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\r\n\x05loads\x18\x06 \x01(\x04\"\xda\x01\n\x0bWorkerState\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x0e\n\x06queued\x18\x05 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x08 \x01(\x04\x12\x12\n\nheld_bytes\x18\t \x01(\x04\x12.\n\x08holdings\x18\n \x03(\x0b\x32\x1c.modelmora.runner.v1.Holding\"B\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"U\n\x06Parcel\x12,\n\x07tensors\x18\x01 \x03(\x0b\x32\x1b.modelmora.runner.v1.Tensor\x12\x0f\n\x07options\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\r\"\xf9\x01\n\x04Work\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05shape\x18\x05 \x03(\r\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x01\x12\x0c\n\x04\x62ulk\x18\x07 \x01(\x08\x12\x10\n\x08truncate\x18\x08 \x01(\x08\x12\x10\n\x08tokenize\x18\t \x01(\x08\x12\x0c\n\x04tell\x18\n \x01(\x08\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\x0c\n\x04lost\x18\x0c \x01(\x08\x12+\n\x06parcel\x18\r \x01(\x0b\x32\x1b.modelmora.runner.v1.Parcel\x12\r\n\x05trace\x18\x0e \x01(\t\"V\n\x0cInferRequest\x12\'\n\x04work\x18\x01 \x03(\x0b\x32\x19.modelmora.runner.v1.Work\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x04\x12\r\n\x05specs\x18\x03 \x03(\x0c\"\xb2\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x06vector\x18\x02 \x01(\x0cH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.modelmora.v1.ItemErrorH\x00\x12-\n\x06parcel\x18\x06 \x01(\x0b\x32\x1b.modelmora.runner.v1.ParcelH\x00\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x05 \x01(\x01\x42\t\n\x07outcome\">\n\x04Told\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"c\n\nInferReply\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.modelmora.runner.v1.Result\x12\'\n\x04told\x18\x02 \x03(\x0b\x32\x19.modelmora.runner.v1.Told\"?\n\x0cModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x01\x12\x0c\n\x04spec\x18\x03 \x01(\x0c\"\xbd\x01\n\nModelReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\n\n\x02ms\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x11\n\tprecision\x18\x06 \x01(\t\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.modelmora.v1.ItemError\x12+\n\x06warmed\x18\x08 \x03(\x0b\x32\x1b.modelmora.runner.v1.Warmed\"1\n\x06Warmed\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\x12\n\n\x02ms\x18\x03 \x01(\x01\"L\n\tFootprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"@\n\nFootprints\x12\x32\n\nfootprints\x18\x01 \x03(\x0b\x32\x1e.modelmora.runner.v1.Footprint\"\n\n\x08Informed\"O\n\x0e\x45xamineRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x01\x12\x0c\n\x04spec\x18\x04 \x01(\x0c\"?\n\x07\x46inding\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.modelmora.v1.ItemError2\xff\x04\n\x06Runner\x12R\n\x08\x44\x65scribe\x12$.modelmora.runner.v1.DescribeRequest\x1a .modelmora.runner.v1.Description\x12N\n\x05Watch\x12!.modelmora.runner.v1.WatchRequest\x1a .modelmora.runner.v1.WorkerState0\x01\x12O\n\x05Infer\x12!.modelmora.runner.v1.InferRequest\x1a\x1f.modelmora.runner.v1.InferReply(\x01\x30\x01\x12J\n\x04Load\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Unload\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12L\n\x06Warmup\x12!.modelmora.runner.v1.ModelRequest\x1a\x1f.modelmora.runner.v1.ModelReply\x12H\n\x06Inform\x12\x1f.modelmora.runner.v1.Footprints\x1a\x1d.modelmora.runner.v1.Informed\x12N\n\x07\x45xamine\x12#.modelmora.runner.v1.ExamineRequest\x1a\x1c.modelmora.runner.v1.Finding0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,31 +47,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARCEL']._serialized_start=569
   _globals['_PARCEL']._serialized_end=654
   _globals['_WORK']._serialized_start=657
-  _globals['_WORK']._serialized_end=891
-  _globals['_INFERREQUEST']._serialized_start=893
-  _globals['_INFERREQUEST']._serialized_end=979
-  _globals['_RESULT']._serialized_start=982
-  _globals['_RESULT']._serialized_end=1160
-  _globals['_TOLD']._serialized_start=1162
-  _globals['_TOLD']._serialized_end=1224
-  _globals['_INFERREPLY']._serialized_start=1226
-  _globals['_INFERREPLY']._serialized_end=1325
-  _globals['_MODELREQUEST']._serialized_start=1327
-  _globals['_MODELREQUEST']._serialized_end=1390
-  _globals['_MODELREPLY']._serialized_start=1393
-  _globals['_MODELREPLY']._serialized_end=1582
-  _globals['_WARMED']._serialized_start=1584
-  _globals['_WARMED']._serialized_end=1633
-  _globals['_FOOTPRINT']._serialized_start=1635
-  _globals['_FOOTPRINT']._serialized_end=1711
-  _globals['_FOOTPRINTS']._serialized_start=1713
-  _globals['_FOOTPRINTS']._serialized_end=1777
-  _globals['_INFORMED']._serialized_start=1779
-  _globals['_INFORMED']._serialized_end=1789
-  _globals['_EXAMINEREQUEST']._serialized_start=1791
-  _globals['_EXAMINEREQUEST']._serialized_end=1870
-  _globals['_FINDING']._serialized_start=1872
-  _globals['_FINDING']._serialized_end=1935
-  _globals['_RUNNER']._serialized_start=1938
-  _globals['_RUNNER']._serialized_end=2577
+  _globals['_WORK']._serialized_end=906
+  _globals['_INFERREQUEST']._serialized_start=908
+  _globals['_INFERREQUEST']._serialized_end=994
+  _globals['_RESULT']._serialized_start=997
+  _globals['_RESULT']._serialized_end=1175
+  _globals['_TOLD']._serialized_start=1177
+  _globals['_TOLD']._serialized_end=1239
+  _globals['_INFERREPLY']._serialized_start=1241
+  _globals['_INFERREPLY']._serialized_end=1340
+  _globals['_MODELREQUEST']._serialized_start=1342
+  _globals['_MODELREQUEST']._serialized_end=1405
+  _globals['_MODELREPLY']._serialized_start=1408
+  _globals['_MODELREPLY']._serialized_end=1597
+  _globals['_WARMED']._serialized_start=1599
+  _globals['_WARMED']._serialized_end=1648
+  _globals['_FOOTPRINT']._serialized_start=1650
+  _globals['_FOOTPRINT']._serialized_end=1726
+  _globals['_FOOTPRINTS']._serialized_start=1728
+  _globals['_FOOTPRINTS']._serialized_end=1792
+  _globals['_INFORMED']._serialized_start=1794
+  _globals['_INFORMED']._serialized_end=1804
+  _globals['_EXAMINEREQUEST']._serialized_start=1806
+  _globals['_EXAMINEREQUEST']._serialized_end=1885
+  _globals['_FINDING']._serialized_start=1887
+  _globals['_FINDING']._serialized_end=1950
+  _globals['_RUNNER']._serialized_start=1953
+  _globals['_RUNNER']._serialized_end=2592
 # @@protoc_insertion_point(module_scope)

@@ -203,6 +203,7 @@ class Work(google.protobuf.message.Message):
     ALONE_FIELD_NUMBER: builtins.int
     LOST_FIELD_NUMBER: builtins.int
     PARCEL_FIELD_NUMBER: builtins.int
+    TRACE_FIELD_NUMBER: builtins.int
     id: builtins.int
     model: builtins.str
     """name@version"""
@@ -222,6 +223,8 @@ class Work(google.protobuf.message.Message):
     """suspected of ending a worker: never beside others"""
     lost: builtins.bool
     """a worker that had it is gone: that it begins must be told before it does"""
+    trace: builtins.str
+    """W3C traceparent; empty: nobody traces"""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
@@ -244,9 +247,10 @@ class Work(google.protobuf.message.Message):
         alone: builtins.bool = ...,
         lost: builtins.bool = ...,
         parcel: global___Parcel | None = ...,
+        trace: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["parcel", b"parcel"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["alone", b"alone", "bulk", b"bulk", "data", b"data", "id", b"id", "lost", b"lost", "model", b"model", "parcel", b"parcel", "shape", b"shape", "task", b"task", "tell", b"tell", "timeout_ms", b"timeout_ms", "tokenize", b"tokenize", "truncate", b"truncate"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alone", b"alone", "bulk", b"bulk", "data", b"data", "id", b"id", "lost", b"lost", "model", b"model", "parcel", b"parcel", "shape", b"shape", "task", b"task", "tell", b"tell", "timeout_ms", b"timeout_ms", "tokenize", b"tokenize", "trace", b"trace", "truncate", b"truncate"]) -> None: ...
 
 global___Work = Work
 

@@ -100,6 +100,13 @@ def _cache_url(value: str) -> str:
     raise ValueError("neither memory nor a Redis server")
 
 
+def _collector(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme in ("http", "https") and url.hostname and not url.query and not url.fragment:
+        return value
+    raise ValueError("no address of a collector")
+
+
 def _events_url(value: str) -> str:
     url = urlsplit(value)
     match url.scheme:
@@ -351,6 +358,21 @@ class SubscriberSettings(Group):
     )
     drain_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = setting(
         "seconds a stopping subscriber finishes what it works on", "seconds, more than 0", default=25.0
+    )
+
+
+class TracingSettings(Group):
+    """MODELMORA_TRACING_*"""
+
+    url: Annotated[str, AfterValidator(_collector)] | None = setting(
+        "the collector that spans are sent to by OTLP over HTTP (unset: nothing is traced)",
+        "http://host:4318 or https://host/path",
+        default=None,
+    )
+    ratio: Annotated[float, Field(ge=0, le=1)] = setting(
+        "the share of requests that are traced where their callers do not say; those that fail always are",
+        "0 to 1",
+        default=0.1,
     )
 
 

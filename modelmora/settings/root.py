@@ -28,6 +28,7 @@ from modelmora.settings.groups import (
     ObjectsSettings,
     RunnerSettings,
     SubscriberSettings,
+    TracingSettings,
     VectorsSettings,
     WeightsSettings,
     setting,
@@ -108,6 +109,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     subscriber: SubscriberSettings = SubscriberSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     data_dir: Annotated[Path, AfterValidator(_absolute)] = setting(
         "the folder for everything that is kept: database, model files",
         "an absolute path, or one that starts with ~",

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from modelmora.errors import ModelMoraError
 from modelmora.ports import ModelHost
+from modelmora.telemetry import show_health
 from modelmora.usecases.models import Models, ModelStatus
+from modelmora.usecases.probes import PERIOD_S, Dependency, Probes
+from modelmora.usecases.recent_inferences import RecentInferences
 
 RESTART_GRACE_S = 60.0
 """A missing runner worker makes the service unready only after so long: it is restarted in half of it."""
-
-CHECK_S = 1.0
-"""A store that does not answer for so long is down: /health itself must answer."""
 
 Status = Literal["ok", "degraded", "down"]
 
@@ -28,16 +27,6 @@ class Readiness:
     ready: bool
     runners: Mapping[str, tuple[int, int, int]]
     why: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependency:
-    """What the last look at a store said."""
-
-    status: Status
-    checked_at: float
-    latency_ms: float
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,28 +42,36 @@ class HealthReport:
 
 
 class Health:
-    """Looks at the runners and the stores; `checks` are pings that raise when a store is away."""
+    """Looks at the runners, and at what is told of the stores and of the last inferences."""
 
     def __init__(
         self,
         host: ModelHost,
         models: Models,
+        probes: Probes,
+        recent: RecentInferences,
         *,
-        checks: Mapping[str, Callable[[], Awaitable[object]]],
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         self._host = host
         self._models = models
-        self._checks = dict(checks)
+        self._probes = probes
+        self._recent = recent
         self._clock = clock
-        self._wall = wall
         self._started = clock()
         self._short_since: float | None = self._started
         self.draining = False
 
+    async def watch(self) -> None:
+        """For ever: looks at the stores, and shows in gauges how the service is."""
+        while True:
+            await self._probes.look()
+            self._show(await self._probes.last())
+            await asyncio.sleep(PERIOD_S)
+
     def readiness(self) -> Readiness:
-        """Ready while every group has a ready worker and none has been short of workers for long."""
+        """Ready while every group has a ready worker and none has been short of workers for long, no default model
+        failed to load, and the last inferences did not all fail."""
         counts = self._counts()
         missing = [f"{g}: {ready} of {wanted} ready" for g, (ready, _, wanted) in counts.items() if ready < wanted]
         self._note_shortage(bool(missing))
@@ -83,14 +80,15 @@ class Health:
             return Readiness(ready=False, runners=counts, why="shutting down")
         if without or (missing and self._short_for_long()):
             return Readiness(ready=False, runners=counts, why="; ".join(missing))
+        if trouble := self._without_default() or self._recent.trouble():
+            return Readiness(ready=False, runners=counts, why=trouble)
         return Readiness(ready=True, runners=counts, why="; ".join(missing) or None)
 
     async def report(self) -> HealthReport:
         """Down when not ready; degraded when anything else is amiss, such as a store that is away."""
         readiness = self.readiness()
         models = self._models.list()
-        looks = await asyncio.gather(*(self._look(check) for check in self._checks.values()))
-        dependencies = dict(zip(self._checks, looks, strict=True))
+        dependencies = await self._probes.last()
         return HealthReport(
             status=self._status(readiness, models, dependencies),
             uptime_s=self._clock() - self._started,
@@ -98,6 +96,18 @@ class Health:
             memory=self._memory(),
             dependencies=dependencies,
             readiness=readiness,
+        )
+
+    def _show(self, dependencies: Mapping[str, Dependency]) -> None:
+        readiness = self.readiness()
+        told = {"ready": 0, "live": 0, "wanted": 0}
+        for counts in readiness.runners.values():
+            told = {kind: told[kind] + count for kind, count in zip(told, counts, strict=True)}
+        show_health(
+            ready=readiness.ready,
+            up={name: look.status == "ok" for name, look in dependencies.items()},
+            workers=told,
+            memory={name.removesuffix("_bytes"): size for name, size in self._memory().items()},
         )
 
     def _counts(self) -> dict[str, tuple[int, int, int]]:
@@ -110,6 +120,10 @@ class Health:
             )
             for group, wanted in self._host.wanted().items()
         }
+
+    def _without_default(self) -> str | None:
+        failed = (model for model in self._models.list() if model.spec.default and model.state == "failed")
+        return next((f"{model.spec.key} is a default and cannot be loaded: {model.error}" for model in failed), None)
 
     def _note_shortage(self, short: bool) -> None:
         """Remembers since when it was seen: whoever asks rarely must not take a fresh shortage for an old one."""
@@ -140,20 +154,3 @@ class Health:
             "budget_bytes": sum(w.budget_bytes for w in workers),
             "resident_bytes": sum(w.resident_bytes for w in workers),
         }
-
-    async def _look(self, check: Callable[[], Awaitable[object]]) -> Dependency:
-        started = self._clock()
-        error: str | None = None
-        try:
-            async with asyncio.timeout(CHECK_S):
-                await check()
-        except ModelMoraError as cause:
-            error = cause.detail
-        except TimeoutError:
-            error = f"no answer within {CHECK_S:g} s"
-        return Dependency(
-            status="down" if error else "ok",
-            checked_at=self._wall(),
-            latency_ms=(self._clock() - started) * 1e3,
-            error=error,
-        )

@@ -63,7 +63,7 @@ class Reconciler:
             try:
                 await self.once()
             except ModelMoraError as error:
-                log.warning("wishes_unknown", code=error.code, detail=error.detail)
+                log.warning("wishes_unknown", code=error.code, why=error.detail)
             await asyncio.sleep(PERIOD_S)
 
     async def once(self) -> None:
@@ -115,7 +115,7 @@ class Reconciler:
         try:
             await change(spec, deadline=time.monotonic() + CHANGE_S)
         except ModelMoraError as error:
-            log.warning("wish_failed", model=spec.name, version=spec.version, code=error.code, detail=error.detail)
+            log.warning("wish_failed", model=spec.name, version=spec.version, code=error.code, why=error.detail)
             if error.code in RETRYABLE:
                 for worker in lagging:
                     self._applied.pop((worker, spec.key), None)

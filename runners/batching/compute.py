@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from modelmora import tracing
 from modelmora.domain.models import Task
 from modelmora.domain.outcome import Failed, Outcome
 from modelmora.errors import InternalError, ModelMoraError, OutOfMemory
@@ -58,7 +59,8 @@ def _run(ran: Ran, loaded: Loaded, task: Task, batch: list[Payload], how: _Manne
     """Appends the outcomes of a part of the batch."""
     ran.extra += 1
     try:
-        given = capabilities.forward(loaded, task, batch, threads=how.threads, tell=how.tell)
+        with tracing.child("forward", attributes={"modelmora.batch.items": len(batch)}):
+            given = capabilities.forward(loaded, task, batch, threads=how.threads, tell=how.tell)
         if len(given) != len(batch):
             raise InternalError(f"the model answered {len(given)} rows for {len(batch)} inputs")
     except Exception as cause:

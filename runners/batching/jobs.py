@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from modelmora import tracing
 from modelmora.domain import priority
 from modelmora.domain.batching import BatchClock, Queue, linger_s
 from modelmora.domain.models import ModelSpec, Task
@@ -15,8 +19,10 @@ from modelmora.domain.outcome import Failed, Outcome
 from modelmora.domain.priority import Turn
 from modelmora.domain.progress import Step
 from modelmora.errors import DeadlineExceeded, ModelMoraError
+from runners.batching.spans import end_stay
 from runners.capabilities import kin
 from runners.payload import Body, Payload, rows_of
+from runners.provider import Tell
 
 Key: TypeAlias = tuple[str, Task, Hashable, bool]
 """Model, task, kin of input, and whether its items go alone."""
@@ -37,6 +43,7 @@ class Job:
 
     `deadline` is on `time.monotonic()`. `tell` is told how far the item is, on the event loop; None costs nothing.
     `alone`: never beside others. `wary`: that its batch begins must be known before it does, since it may end us.
+    `span` is ended with it.
     """
 
     spec: ModelSpec
@@ -48,6 +55,7 @@ class Job:
     alone: bool = False
     wary: bool = False
     tell: Callable[[Step], None] | None = None
+    span: Span = INVALID_SPAN
     since: float = field(default_factory=time.monotonic)
     gone: bool = False
     queue: JobQueue | None = None
@@ -66,12 +74,14 @@ class Job:
         """Answers, unless the caller left or was answered already."""
         if not self.gone:
             self.gone = True
+            end_stay(self.span, outcome)
             self.done(outcome)
 
     def leave(self) -> None:
         """The caller is gone: dropped before compute, and it makes room in the queue at once."""
         if not self.gone:
             self.gone = True
+            tracing.end(self.span)
             if self.queue is not None:
                 self.queue.forget(self)
 
@@ -213,3 +223,21 @@ class JobQueue:
             jobs.append(job)
             left -= job.rows
         return jobs
+
+
+def teller(jobs: Sequence[Job]) -> Tell | None:
+    """From a compute thread to everybody in the batch who asked; None when nobody did."""
+    asking = [job.tell for job in jobs if job.tell is not None]
+    if not asking:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def tell_all(step: Step) -> None:
+        for tell in asking:
+            tell(step)
+
+    def told(done: int, total: int) -> None:
+        loop.call_soon_threadsafe(tell_all, Step("inference", done, total))
+
+    tell_all(Step("inference"))
+    return told

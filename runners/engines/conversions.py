@@ -20,6 +20,7 @@ import structlog
 
 from modelmora.domain.models import ModelSpec, Task
 from modelmora.errors import ModelLoadFailed, from_code
+from runners.engines.carried import carried, place_of
 from runners.engines.conversion import REPORT, Request
 from runners.engines.converted import Converted, open_converted
 from runners.engines.kinds import Format, Kind, asked, library, versions
@@ -117,9 +118,12 @@ class Conversions:
         if not isinstance(provider, Exportable):
             said = f"models of provider {spec.provider} run on torch only, not by engine {engine}"
             raise ModelLoadFailed(f"{spec.key}: {said}", field="engine", found=engine, expected="torch")
+        files = provider.files(spec, folder)
+        if folder is not None and carried(brought := place_of(folder, engine, format_), files, self._decisions.digest):
+            return brought
         if self._folder is None:
             raise ModelLoadFailed(f"{spec.key}: engine {engine} needs a data folder to keep its networks in")
-        of_model = self._decisions.key(spec, provider.files(spec, folder), "cpu")
+        of_model = self._decisions.key(spec, files, "cpu")
         parts = (RULES, of_model, engine, format_, library(engine).version(), *versions())
         return self._folder / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -236,7 +240,7 @@ async def _run(request: Request) -> dict[str, Any]:
             return last
         case "error":
             raise from_code(str(last["code"]), str(last["detail"]))
-    log.error("conversion_ended", code=process.returncode, said=err[-2000:].decode(errors="replace"))
+    log.error("conversion_ended", status=process.returncode, why=err[-2000:].decode(errors="replace"))
     said = f"its export for {request.engine} ended with code {process.returncode}; the runner's log has its last words"
     raise PassingTrouble(f"{request.spec.key}: {said}", retry_after_s=5.0)
 

@@ -43,7 +43,7 @@ class Decisions:
     def key(self, spec: ModelSpec, files: Sequence[Path], device: str) -> str:
         """The model's content and what runs it, in 32 letters; digests of files that did not change are remembered."""
         parts = [precision.hardware(device), json.dumps(dict(spec.config), sort_keys=True, default=str)]
-        return _short("\n".join([*parts, *(self._digest(file) for file in files)]))
+        return _short("\n".join([*parts, *(self.digest(file) for file in files)]))
 
     def question(self, spec: ModelSpec, provider: Choosable, folder: Path | None, device: str) -> str:
         """What a decision stands for, in 32 letters: the model's content, and the forms there are to choose from."""
@@ -96,7 +96,7 @@ class Decisions:
             else:
                 yield True
 
-    def _digest(self, file: Path) -> str:
+    def digest(self, file: Path) -> str:
         """The file's sha256, remembered by path, size and time of change."""
         status = file.stat()
         seen = {"path": str(file.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}

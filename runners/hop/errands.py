@@ -23,6 +23,7 @@ from modelmora.proto import types_pb2
 from runners.hop import wire
 from runners.hop.fleet import Fleet, expire
 from runners.hop.link import Open, own_cancellation
+from runners.hop.trips import NO_TRIP, Trip
 from runners.inputs.tokenizer import clip_tokenizer
 from runners.payload import Answer
 
@@ -122,14 +123,17 @@ class Errands:
         started = time.monotonic()
         bulk = errand.call.priority == "bulk"
         work = pb.Work(id=self._fleet.next_id(), model=errand.model.key, task=errand.task, bulk=bulk)
+        trip = Trip(errand.call.trace, work) if errand.call.trace else NO_TRIP
         try:
             await prepare(work)
         except ModelMoraError as error:
-            return Failed(error)
+            return trip.end(Failed(error))
         spent = (time.monotonic() - started) * 1e3
+        trip.prepared(spent)
         if watch is not None:
             watch(Step("preprocessing", 1, 1))
         outcome = await self._send(errand, work, watch, affinity)
+        trip.end(outcome)
         if isinstance(outcome, Ok):
             answer = outcome.value
             return Ok(Answer(answer.body, replace(answer.timings, preprocess_ms=spent)))

@@ -20,6 +20,7 @@ from modelmora.proto import runner_pb2 as pb
 from modelmora.proto import runner_pb2_grpc
 from modelmora.wire import error_to_wire
 from runners.batching.jobs import Computed, Job
+from runners.batching.spans import begin_stay
 from runners.examinations.examine import examine
 from runners.hop import wire
 from runners.payload import Payload
@@ -248,6 +249,7 @@ class _Stream:
             alone=work.alone,
             wary=work.lost,
             tell=(lambda step: self._tell(work_id, step)) if work.tell else None,
+            span=begin_stay(work.trace, spec, task),
         )
         self._jobs[work_id] = job
         self._host.batcher.submit(job)

@@ -133,13 +133,16 @@ class Loader:
             self._on_learnt(entry)
 
     def _import(self, spec: ModelSpec) -> None:
-        if spec.provider in self._imported:
+        """The family's libraries, unless another runs the model: its own may not even be installed."""
+        needed = spec.engine if spec.exported else spec.provider
+        if needed in self._imported:
             return  # and disturb no measurement
         with self._bustle.busy():
-            self._providers(spec.provider).prepare()
+            if not spec.exported:
+                self._providers(spec.provider).prepare()
             self._there = devices.found()
             self._share.budget(self.device)  # the first question to a GPU's driver takes a second: not on the loop
-        self._imported.add(spec.provider)
+        self._imported.add(needed)
 
     def _place(self, spec: ModelSpec) -> devices.Place:
         if spec.exported:

@@ -74,7 +74,7 @@ class Room:
                 try:
                     done = [await self._evict(device, 0, model="what is loaded") for device in over]
                 except OutOfMemory as error:  # pinned models hold it all
-                    log.warning("budget_passed", detail=error.detail)
+                    log.warning("budget_passed", why=error.detail)
                     return
             if not all(done):
                 await released.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -33,14 +33,6 @@ class Weights:
 
     state: State
     forget: Callable[[], None] = lambda: None
-
-
-def find_first(spec: ModelSpec, folder: Path, names: Sequence[str]) -> Path:
-    """The first of the names that the folder has; raises ModelLoadFailed naming them all."""
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise ModelLoadFailed(f"{spec.key}: {folder.name} has neither {' nor '.join(names)}; put one there")
 
 
 def read_weights(spec: ModelSpec, file: Path) -> Weights:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import functools
+
+from prometheus_client import Gauge
 
 from modelmora.domain.models import ModelSpec, Task
+from modelmora.tallies import Counter, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -37,9 +40,22 @@ DEVICE_BYTES = Gauge(
 )
 
 
+class _Batches:
+    """The series of one version and task, found once: a look-up by labels costs as much as a count."""
+
+    def __init__(self, *labels: str) -> None:
+        self.depth = QUEUE_DEPTH.labels(*labels)
+        self.items = BATCH_ITEMS.labels(*labels)
+        self.seconds = BATCH_SECONDS.labels(*labels)
+        self.extra = BISECT_FORWARDS.labels(*labels)
+
+
+_batches = functools.lru_cache(maxsize=4096)(_Batches)
+
+
 def queue_depth(spec: ModelSpec, task: Task) -> Gauge:
     """The gauge of one model's and task's waiting items, over all its queues."""
-    return QUEUE_DEPTH.labels(spec.name, spec.version, task)
+    return _batches(spec.name, spec.version, task).depth
 
 
 def count_overload(spec: ModelSpec, task: Task) -> None:
@@ -49,10 +65,11 @@ def count_overload(spec: ModelSpec, task: Task) -> None:
 
 def count_batch(spec: ModelSpec, task: Task, *, items: int, seconds: float, extra: int) -> None:
     """A batch came back; `extra` forwards were needed to find what is at fault."""
-    labels = (spec.name, spec.version, task)
-    BATCH_ITEMS.labels(*labels).observe(items)
-    BATCH_SECONDS.labels(*labels).observe(seconds)
-    BISECT_FORWARDS.labels(*labels).inc(extra)
+    series = _batches(spec.name, spec.version, task)
+    series.items.observe(items)
+    series.seconds.observe(seconds)
+    if extra:
+        series.extra.inc(extra)
 
 
 def count_halving(spec: ModelSpec, task: Task) -> None:

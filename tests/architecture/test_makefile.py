@@ -16,5 +16,10 @@ def test_every_target_that_is_named_phony_has_a_rule() -> None:
 
 def test_components_brings_what_the_real_servers_need() -> None:
     done = subprocess.run(["make", "-nB", "components"], cwd=HERE, capture_output=True, text=True, check=True)
-    for told in ("requirements/components.txt", "dependency:copy-dependencies", "chromium-driver"):
+    for told in (
+        "requirements/components.txt",
+        "dependency:copy-dependencies",
+        "chromium-driver",
+        "prometheus-alertmanager",
+    ):
         assert told in done.stdout, told

@@ -31,7 +31,8 @@ def pins(lock: Path) -> dict[str, set[str]]:
 
 
 def test_there_is_a_lock_for_each_purpose() -> None:
-    assert {lock.stem for lock in LOCKS} == {"bootstrap", "serve", "dev", "components"}
+    ours = {"bootstrap", "serve", "dev", "components", "load", "image-onnx", "image-torch"}
+    assert {lock.stem for lock in LOCKS} == ours | {"rival-infinity", "rival-mlserver"}
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -54,6 +55,9 @@ def test_what_serves_is_what_was_tested() -> None:
     serve, dev, components = (pins(ROOT / "requirements" / f"{n}.txt") for n in ("serve", "dev", "components"))
 
     assert serve.items() <= dev.items() <= components.items()
+    for image in ("image-onnx", "image-torch"):
+        own = {name: of for name, of in pins(ROOT / "requirements" / f"{image}.txt").items() if name != "dumb-init"}
+        assert own.items() <= components.items(), image
 
 
 def test_no_file_names_a_package_registry() -> None:

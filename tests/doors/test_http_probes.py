@@ -6,10 +6,13 @@ from dataclasses import asdict
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from api.core import Core
 from api.http.app import create_app
 from modelmora.errors import DependencyUnavailable
+from modelmora.tallies import write_all
 from tests.doors.test_permissions import served_routes
 from tests.fakes import CLIP, LIMITS, VIT, World, holding, worker
 
@@ -46,6 +49,19 @@ async def test_readyz_is_503_without_a_ready_worker(world: World, http: httpx.As
         "runners": {"default": {"ready": 0, "live": 1, "wanted": 1}},
         "why": "default: 0 of 1 ready",
     }
+
+
+async def test_a_probe_is_no_request_of_a_caller_that_failed(world: World, http: httpx.AsyncClient) -> None:
+    world.host.views = [worker(ready=False)]
+    refused = ("modelmora_requests_total", {"face": "http", "code": "503"})
+    before = REGISTRY.get_sample_value(*refused)
+    with capture_logs() as told:
+        assert (await http.get("/readyz")).status_code == 503
+        assert (await http.get("/nowhere")).status_code == 404
+    write_all()
+
+    assert [line["log_level"] for line in told if line["event"] == "request"] == ["debug", "debug"]
+    assert REGISTRY.get_sample_value(*refused) == before
 
 
 async def test_readyz_turns_while_draining_and_requests_go_on(core: Core, http: httpx.AsyncClient) -> None:

@@ -146,6 +146,20 @@ async def test_files_that_were_not_sent_are_named(http: httpx.AsyncClient) -> No
     assert await numbers(http) == ([], None)
 
 
+async def test_an_index_is_asked_for_by_a_switch_or_by_settings(http: httpx.AsyncClient) -> None:
+    await add(http, type="embedding")
+    await sent(http)
+    usual: dict[str, Any] = {
+        "m": None, "ef_construct": None, "quantization": None, "always_ram": True, "on_disk": False, "payload": []
+    }  # fmt: skip
+    some = {"m": 32, "payload": ["camera"]}
+    cases: list[tuple[Any, Any]] = [(True, usual), (False, None), (some, {**usual, **some})]
+    for number, (asked, told) in enumerate(cases):
+        answer = await http.post(BASE, json=version(f"1.0.{number}", index=asked))
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["running"]["index"] == told
+
+
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
@@ -175,6 +189,11 @@ async def test_files_that_were_not_sent_are_named(http: httpx.AsyncClient) -> No
         ({"batching": {"queue": 2**63}}, "batching.queue"),
         ({"idle_ttl_s": 0}, "idle_ttl_s"),
         ({"pin": "yes"}, "pin"),
+        ({"index": "yes"}, "index"),
+        ({"index": {"m": 3}}, "index.m"),
+        ({"index": {"hnsw": 16}}, "index.hnsw"),
+        ({"index": {"payload": ["no key"]}}, "index.payload.0"),
+        ({"index": True}, "index"),
         ({"training": {"trained_at": "2026-05-04T03:02:01"}}, "training.trained_at"),
         ({"training": {"trained_at": 1_700_000_000}}, "training.trained_at"),
         ({"training": {"parent": "birds"}}, "training.parent"),

@@ -6,10 +6,14 @@ import asyncio
 
 import pytest
 
-from modelmora.errors import DependencyUnavailable
-from modelmora.usecases import health
+from modelmora.domain.inference import Call, Embedded, Inference, Vector
+from modelmora.domain.outcome import Failed, Ok, Outcome
+from modelmora.errors import DependencyUnavailable, InternalError, InvalidInput, Overloaded
+from modelmora.usecases import probes
 from modelmora.usecases.health import RESTART_GRACE_S
-from tests.fakes import CLIP, VIT, World, holding, worker
+from modelmora.usecases.probes import Probes
+from modelmora.usecases.recent_inferences import PASSES_S, ROW, RecentInferences
+from tests.fakes import CLIP, VIT, Clock, World, holding, until, worker
 
 
 async def up() -> None:
@@ -132,7 +136,7 @@ async def test_a_store_that_is_away_degrades() -> None:
 
 
 async def test_a_store_that_hangs_does_not_hang_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "CHECK_S", 0.01)
+    monkeypatch.setattr(probes, "CHECK_S", 0.01)
 
     async with asyncio.timeout(10):
         report = await World(checks={"database": hang, "objects": hang}).health().report()
@@ -142,7 +146,7 @@ async def test_a_store_that_hangs_does_not_hang_the_report(monkeypatch: pytest.M
 
 async def test_a_failed_model_degrades_and_a_missing_worker_too() -> None:
     failed, short = World(), world_of("w1", wanted=2)
-    failed.host.views = [worker("w1", holding(CLIP, "failed", error="no folder"))]
+    failed.host.views = [worker("w1", holding(VIT, "failed", error="no folder"))]
 
     assert (await failed.health().report()).status == "degraded"
     assert (await short.health().report()).status == "degraded"
@@ -150,3 +154,70 @@ async def test_a_failed_model_degrades_and_a_missing_worker_too() -> None:
 
 async def test_no_ready_worker_is_down() -> None:
     assert (await world_of().health().report()).status == "down"
+
+
+async def test_a_default_model_that_cannot_be_loaded_is_not_ready() -> None:
+    world = World()
+    world.host.views = [worker("w1", holding(CLIP, "failed", error="no folder"))]
+    readiness = world.health().readiness()
+    assert (readiness.ready, readiness.why) == (False, f"{CLIP.key} is a default and cannot be loaded: no folder")
+    world.host.views.append(worker("w2", holding(CLIP)))
+    assert world.health().readiness().ready
+
+
+def record(*outcomes: Outcome[Embedded]) -> Inference:
+    call = Call(request_id="r", deadline=0.0)
+    return Inference(call=call, model=CLIP, task="embed_text", items=len(outcomes), total_ms=1.0, outcomes=outcomes)
+
+
+OK, BROKEN = Ok(Embedded(Vector(bytes(4)))), Failed(InternalError("a defect"))
+BAD_INPUT, BUSY = Failed(InvalidInput("no picture")), Failed(Overloaded("too much"))
+
+
+def test_inferences_that_all_fail_are_not_ready_until_it_passes() -> None:
+    world = world_of("w1")
+    world.recent = RecentInferences(clock=world.clock)
+    its = world.health()
+    for _ in range(ROW - 1):
+        world.recent(record(BROKEN, BROKEN))
+    assert its.readiness().ready
+    world.recent(record(BROKEN))
+    assert (its.readiness().ready, its.readiness().why) == (False, f"the last {ROW} inferences failed: internal")
+    world.clock.now += PASSES_S + 0.1
+    assert its.readiness().ready
+    world.recent(record(BROKEN))
+    assert not its.readiness().ready
+    world.recent(record(OK))
+    assert its.readiness().ready
+
+
+@pytest.mark.parametrize("record_", [record(BAD_INPUT), record(BUSY), record(BROKEN, BAD_INPUT), record(BROKEN, OK)])
+def test_what_is_not_the_servers_fault_alone_does_not_count(record_: Inference) -> None:
+    recent = RecentInferences()
+    for _ in range(3 * ROW):
+        recent(record_)
+    assert recent.trouble() is None
+
+
+async def test_stores_are_looked_at_in_the_background_and_the_report_waits_for_none() -> None:
+    asked, answering = 0, asyncio.Event()
+
+    async def slow() -> None:
+        nonlocal asked
+        asked += 1
+        await answering.wait()
+
+    clock = Clock()
+    its = Probes({"database": slow}, clock=clock)
+    answering.set()
+    await its.look()
+    answering.clear()
+    running = asyncio.create_task(its.run())
+    await until(lambda: asked == 2)
+    assert (await its.last())["database"].status == "ok"
+    assert asked == 2
+    running.cancel()
+    answering.set()
+    clock.now += probes.STALE_S + 0.1
+    await its.last()
+    assert asked == 3

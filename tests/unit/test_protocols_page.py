@@ -34,7 +34,8 @@ def test_a_row_names_an_example_that_a_test_runs(target: str) -> None:
     page, anchor = linked(target)
 
     assert anchor in examples.anchors(page)
-    assert [example for example in examples.runnable(page) if example.anchor == anchor]
+    run = [*examples.runnable(page), *examples.programs(page)]
+    assert [example for example in run if example.anchor == anchor]
 
 
 def test_every_task_has_a_row_with_http_and_grpc_and_the_client() -> None:
@@ -63,7 +64,8 @@ def test_nothing_that_could_be_run_is_overlooked() -> None:
         for line in re.findall(r"^ *(?:`{3,}|~{3,}).*$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
     ]
 
-    known = {"```", *(f"```{language}" for language in (*examples.LANGUAGES, "json", "yaml", "mermaid"))}
+    languages = (*examples.LANGUAGES, *examples.PROGRAMS, *examples.NOT_CODE, "{eval-rst}")
+    known = {"```", *(f"```{language}" for language in languages)}
     assert [fence for fence in fences if fence[1] not in known] == []
 
 

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from modelmora.domain.events.envelope import Event
 from modelmora.errors import DependencyUnavailable
 from modelmora.ports import Kept
-from modelmora.telemetry import EVENTS_RELAYED, OUTBOX_WAITING
+from modelmora.telemetry import OUTBOX_WAITING
 from modelmora.usecases.events.relay import KEPT_BACK_S, LONGEST_S, PAGE, PERIOD_S, Relay
+
+DEFECTS = ("modelmora_events_relayed_total", {"code": "internal"})
 
 
 @dataclass
@@ -144,13 +147,13 @@ async def test_what_a_broker_never_takes_does_not_hold_up_the_rest(
 async def test_a_defect_is_met_like_an_outage(parts: tuple[FakeOutbox, FakeBroker, FakeLeases, Relay]) -> None:
     outbox, broker, _, relay = parts
     broker.defect = ValueError("a defect")
-    before = EVENTS_RELAYED.labels("internal")._value.get()
+    before = REGISTRY.get_sample_value(*DEFECTS) or 0.0
     with capture_logs() as told:
         assert [await relay.turn() for _ in range(2)] == [0.5, 1.0]
         broker.defect = None
         assert await relay.turn() == PERIOD_S
     assert [line["event"] for line in told] == ["events_stuck", "events_flow"]
-    assert EVENTS_RELAYED.labels("internal")._value.get() == before + 2
+    assert REGISTRY.get_sample_value(*DEFECTS) == before + 2
     assert outbox.rows == []
 
 

@@ -13,7 +13,7 @@ HOLDS_THE_INTERPRETER = "import ctypes; ctypes.PyDLL(None).sleep(60)"
 def test_a_process_whose_loop_stands_still_shows_where_and_ends(hang: str) -> None:
     code = f"""
 import asyncio
-from runners.process.watchdog import watch_loop
+from modelmora.stall import watch_loop
 
 async def main():
     watching = asyncio.create_task(watch_loop(0.5))

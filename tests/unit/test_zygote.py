@@ -18,10 +18,10 @@ from tests.support import wait_until
 
 WORKER = """
 import os, signal, sys, time
-from modelmora.telemetry import configure_logging
+from modelmora.logs import configure_logging
 from runners.process.zygote import Zygote
 
-configure_logging("info", "json")
+configure_logging("info", "json", process="engine")
 
 def work():
     asked = []
@@ -89,10 +89,10 @@ def test_asked_to_end_it_asks_the_worker_and_waits_for_it(zygote: subprocess.Pop
 
 FLEETING = """
 import os, signal
-from modelmora.telemetry import configure_logging
+from modelmora.logs import configure_logging
 from runners.process.zygote import Zygote
 
-configure_logging("info", "json")
+configure_logging("info", "json", process="engine")
 
 def work():
     print("up", os.getpid(), flush=True)

@@ -45,7 +45,10 @@ def to_kept_parts(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], 
     if event.trace:
         attributes["traceparent"] = event.trace
     value = json.dumps({**attributes, **event.extensions, "data": event.data}, ensure_ascii=False, allow_nan=False)
-    return event.key.encode(), value.encode(), (("content-type", f"{CONTENT_TYPE}; charset=UTF-8".encode()),)
+    headers = [("content-type", f"{CONTENT_TYPE}; charset=UTF-8".encode())]
+    if event.trace:
+        headers.append(("traceparent", event.trace.encode()))
+    return event.key.encode(), value.encode(), tuple(headers)
 
 
 def read_event(value: bytes, *, key: bytes = b"", headers: Headers = (), topic: str = "") -> Event:

@@ -23,7 +23,10 @@ MOST_TAGS, TAG_CHARS = 64, 128
 MOST_METADATA, KEY_CHARS, METADATA_BYTES = 64, 64, 16 * 2**10
 FILENAME_CHARS = 255
 _COLLECTION = re.compile(COLLECTION_PATTERN)
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+KEY_PATTERN = r"[A-Za-z_][A-Za-z0-9_-]{0,63}"
+"""Of a key of metadata."""
+
+_KEY = re.compile(KEY_PATTERN)
 _LARGEST = 2**53
 """Whole numbers beyond it are not the same number in every reader of JSON."""
 

@@ -12,6 +12,9 @@ LONGEST_NAME = 200
 _POINTS = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 """RFC 9562's namespace for URLs: the id of a point follows from the picture's alone."""
 
+LINKS, CANDIDATES = (4, 256), (4, 4096)
+"""The least and the most of `m` and of `ef_construct`."""
+
 IndexState = Literal["building", "verifying", "ready", "live", "draining", "dropped", "failed"]
 
 

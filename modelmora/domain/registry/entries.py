@@ -17,6 +17,7 @@ from modelmora.domain.models import (
     ModelType,
     Precision,
 )
+from modelmora.domain.pictures.spaces import IndexSettings
 from modelmora.domain.registry.artifact import Artifact
 from modelmora.domain.registry.lifecycle import SERVABLE, Move, VersionState, after
 from modelmora.domain.registry.provenance import PerformanceBaseline, TrainingMetadata
@@ -85,6 +86,7 @@ class Running:
     warmup: bool = True
     pin: bool = False
     idle_ttl_s: float | None = None
+    index: IndexSettings | None = None
     default: bool = False
 
     def __post_init__(self) -> None:
@@ -200,6 +202,7 @@ class ModelVersion:
             warmup=how.warmup,
             pin=how.pin,
             idle_ttl_s=how.idle_ttl_s,
+            index=how.index,
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
+import time
 from collections.abc import Callable
 
 import structlog
@@ -18,11 +20,13 @@ log = structlog.get_logger(__name__)
 LEASE = "outbox"
 PAGE = 500
 TTL_S = 10.0
-PERIOD_S = 0.25
+PERIOD_S = 0.5
 """How soon is seen what another process kept; what this one keeps is seen at once, see `nudge`."""
 LONGEST_S = 10.0
 """The longest wait while a broker is away."""
 KEPT_BACK_S = 1.0
+MEASURE_S = 5.0
+"""How old the gauge of what waits may be while nothing is carried."""
 MOST_KEPT_BACK = 2_000
 """What a broker does not take is asked for again together with what comes after it, which may be another topic's."""
 
@@ -38,12 +42,15 @@ class Relay:
         *,
         holder: str,
         draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox = outbox
         self._publisher = publisher
         self._leases = leases
         self._holder = holder
         self._draw = draw
+        self._clock = clock
+        self._measured_at = -math.inf
         self._nudged = asyncio.Event()
         self._failures = 0
         self._kept_back = 0
@@ -59,12 +66,15 @@ class Relay:
 
     async def turn(self) -> float:
         """Carries all that is due; returns for how long to wait. Whatever goes wrong is tried anew."""
+        moved = False
         try:
             while await self._leases.acquire(LEASE, self._holder, ttl_s=TTL_S) is not None:
                 if carried := await self._page():
                     EVENTS_RELAYED.labels("ok").inc(carried)
+                    moved = True
                     continue
-                await self._measure()
+                if moved or self._clock() >= self._measured_at + MEASURE_S:
+                    await self._measure()
                 return self._flows()
         except Exception as error:
             with contextlib.suppress(Exception):
@@ -88,6 +98,7 @@ class Relay:
         return len(numbers)
 
     async def _measure(self) -> None:
+        self._measured_at = self._clock()
         OUTBOX_WAITING.set(await self._outbox.waiting())
 
     def _flows(self) -> float:
@@ -102,7 +113,7 @@ class Relay:
         EVENTS_RELAYED.labels(code).inc()
         if self._failures == 1:
             log.warning("events_stuck", code=code, why=str(error), exc_info=defect)
-        return min(LONGEST_S, PERIOD_S * 2.0 ** min(self._failures, 10)) * (0.5 + self._draw() / 2)
+        return min(LONGEST_S, PERIOD_S * 2.0 ** min(self._failures - 1, 10)) * (0.5 + self._draw() / 2)
 
     async def _wait(self, seconds: float) -> None:
         if self._failures:

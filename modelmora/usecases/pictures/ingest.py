@@ -11,6 +11,7 @@ from datetime import datetime
 
 import structlog
 
+from modelmora import tracing
 from modelmora.domain.events.codec import read_event
 from modelmora.domain.events.data import ImageRemoved
 from modelmora.domain.events.envelope import Event
@@ -266,7 +267,7 @@ class Ingest:
         going = [Going(picture=one.picture, data=_data(one), ways=one.ways) for one in registered if one.ways]
         if not going:
             return []
-        call = Call(request_id=new_id(), deadline=deadline, priority="bulk")
+        call = Call(request_id=new_id(), deadline=deadline, priority="bulk", trace=tracing.drawn_here())
         steps = await self._indexing.steps(going, call=call)
         if not last and all(step.verdict.code in OUTAGES for step in steps):
             raise Outage(f"nothing can be indexed: {steps[0].verdict.detail}", retry_after_s=1.0)

@@ -73,7 +73,7 @@ class Reindex:
                 if await self._leases.acquire(LEASE, self._holder, ttl_s=LEASE_S) is not None:
                     busy = await self.round()
             except ModelMoraError as error:
-                log.warning("reindex_waits", code=error.code, detail=error.detail)
+                log.warning("reindex_waits", code=error.code, why=error.detail)
             except Exception:
                 log.exception("reindex_failed")
             if not busy:

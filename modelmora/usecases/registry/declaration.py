@@ -45,7 +45,7 @@ async def declare(
     for name, earlier in (await importing.declared_before(of_name)).items():
         refused += await importing.name(name, of_name.get(name, ()), earlier)
     for one in refused:
-        log.error("declaration_refused", model=one.key, code=one.error.code, detail=one.error.detail)
+        log.error("declaration_refused", model=one.key, code=one.error.code, why=one.error.detail)
     return tuple(refused)
 
 

@@ -195,5 +195,6 @@ def _running(spec: ModelSpec) -> Running:
         warmup=spec.warmup,
         pin=spec.pin,
         idle_ttl_s=spec.idle_ttl_s,
+        index=spec.index,
         default=spec.default,
     )

@@ -74,4 +74,4 @@ class Idempotency:
             else:
                 await self._keys.keep(key, holder=holder, answer=answer)
         except ModelMoraError as error:
-            log.warning("idempotency_not_kept", code=error.code, error=error.detail)
+            log.warning("idempotency_not_kept", code=error.code, why=error.detail)

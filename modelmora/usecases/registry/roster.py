@@ -63,7 +63,7 @@ class Roster:
             try:
                 await self.refresh()
             except ModelMoraError as error:
-                log.warning("registry_not_followed", code=error.code, detail=error.detail)
+                log.warning("registry_not_followed", code=error.code, why=error.detail)
             except Exception:  # whatever it is, what was known holds, and the next change may be readable
                 log.exception("registry_not_followed")
             await asyncio.sleep(PERIOD_S)

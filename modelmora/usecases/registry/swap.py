@@ -105,4 +105,4 @@ class Swap:
                 return  # somebody went back to it meanwhile
             await self._host.unload(old, deadline=deadline)
         except ModelMoraError as error:
-            log.warning("old_version_stays", model=old.name, version=old.version, code=error.code, detail=error.detail)
+            log.warning("old_version_stays", model=old.name, version=old.version, code=error.code, why=error.detail)

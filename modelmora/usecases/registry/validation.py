@@ -114,7 +114,7 @@ class Validation:
         return self._troubles[entry.id] >= TROUBLES
 
     async def _failed(self, entry: ModelVersion, error: ModelMoraError, *, by: Actor) -> ModelVersion:
-        log.warning("version_not_valid", model=entry.model, version=entry.version, detail=error.detail)
+        log.warning("version_not_valid", model=entry.model, version=entry.version, why=error.detail)
         try:
             return await self._versions.failed(entry, error.detail, by=by)
         except StateError:
@@ -143,7 +143,7 @@ class Validation:
             try:
                 await self._sweep()
             except ModelMoraError as error:
-                log.warning("validation_waits", code=error.code, detail=error.detail)
+                log.warning("validation_waits", code=error.code, why=error.detail)
             except Exception:  # one entry's fault must not end the looking at others
                 log.exception("validation_waits")
             self._wake.clear()
@@ -187,7 +187,7 @@ class Validation:
             pass  # somebody else was quicker
         except ModelMoraError as error:
             self._again_at[version.key] = time.monotonic() + (error.retry_after_s or 30.0)
-            log.warning("validation_put_off", model=version.model, version=version.version, detail=error.detail)
+            log.warning("validation_put_off", model=version.model, version=version.version, why=error.detail)
 
     async def _name(self, version: ModelVersion, *, by: Actor) -> None:
         """The first version of a model that passes is what its name stands for."""

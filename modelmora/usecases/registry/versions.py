@@ -103,6 +103,7 @@ class RegistryVersions:
         check_text(model, field="model")
         self._refuse_homeless(given.running)
         entry = await self._models.get(model)
+        _refuse_unindexable(entry, given.running)
         artifact = Artifact.of("", given.files)
         now = self._clock()
         version = ModelVersion(
@@ -327,6 +328,13 @@ def _refuse_another(there: ModelVersion, found: ModelVersion) -> None:
     """Raises WrongState where that one was removed, and another has its number now."""
     if there.id != found.id:
         raise WrongState(f"{found.key} was removed and registered anew meanwhile", field="id", found=there.id)
+
+
+def _refuse_unindexable(entry: Model, running: Running) -> None:
+    """Raises ValidationFailed for an index of what makes no vectors."""
+    if running.index is not None and entry.type != "embedding":
+        said = f"{entry.name} is of type {entry.type}, which makes no vectors"
+        raise ValidationFailed(said, field="index", found=f"an index of a {entry.type} model", expected="null")
 
 
 def _refuse_current(entry: Model, version: ModelVersion) -> None:

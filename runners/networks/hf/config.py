@@ -11,6 +11,7 @@ from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed
 from runners.networks.hf import processor
 from runners.networks.json_files import Json, read_json
+from runners.networks.weight_files import find_first
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -94,8 +95,6 @@ def scoring(spec: ModelSpec, config: Json) -> Scoring:
 
 def files(spec: ModelSpec, folder: Path) -> tuple[Path, ...]:
     """What makes the model what it is, the weights first; raises ModelLoadFailed without them."""
-    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if weights is None:
-        raise ModelLoadFailed(f"{spec.key}: {folder.name} has neither {' nor '.join(WEIGHTS)}; put one there")
+    weights = find_first(spec, folder, WEIGHTS)
     beside = (folder / name for name in (CONFIG, processor.FILE))
     return (weights, *(file for file in beside if file.is_file()))

@@ -11,7 +11,8 @@ from torch import nn
 
 from modelmora.domain.models import ModelSpec
 from modelmora.errors import ModelLoadFailed
-from runners.networks.weights import State, Weights, copy_weights, find_first, refuse_misfits
+from runners.networks.weight_files import find_first
+from runners.networks.weights import State, Weights, copy_weights, refuse_misfits
 from runners.provider import Tell
 
 SAFETENSORS = "open_clip_model.safetensors"

@@ -148,6 +148,6 @@ def _in_time(spec: ModelSpec, run: Run, work: Callable[[], T]) -> T:
         if future.done():  # the work's own
             raise
         run.stop()
-        log.error("sample_hung", model=spec.name, version=spec.version, seconds=TRY_S)
+        log.error("sample_hung", model=spec.name, version=spec.version, ms=TRY_S * 1e3)
         said = f"it has not come back from a sample for {TRY_S:.0f} s"
         raise ModelLoadFailed(f"{spec.key}: {said}", retry_after_s=AGAIN_S) from cause

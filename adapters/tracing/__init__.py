@@ -1,0 +1,1 @@
+"""Spans made and sent by OpenTelemetry's SDK."""
