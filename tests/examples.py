@@ -10,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("sh", "python")
+PROGRAMS = ("js", "go")
+"""Whole programs, run by tests/e2e/test_other_languages.py."""
+NOT_CODE = ("json", "yaml", "mermaid")
 
 ELSEWHERE: Mapping[str, str] = {
     "docs/adding-a-provider.md": "tests/e2e/test_adding_a_provider.py",
@@ -30,6 +33,13 @@ NOT_RUN: Mapping[str, str] = {
     "modelmora pull clip-vit-b-32": "fetches 605 MB from a hub; tests/contracts/test_artifacts.py has a hub of its own",
     "' bentoml serve": "serves; tests/e2e/test_openai.py starts a server with this setting",
     "-m subscribers": "takes a broker and stores; tests/e2e/test_pictures_served.py starts it with all of them",
+    "jaegertracing/jaeger": "takes a container; tests/e2e/test_pictures_served.py has a collector of its own",
+    "make image": "takes a container engine and minutes; tests/e2e/test_image.py builds and runs it",
+    "make bento": "as above",
+    "docker run": "as above",
+    "make lock-torch": "takes torch's own index",
+    "-m wiring.carry": "a model of one's own; tests/models/test_carried.py runs it",
+    "-m load.profiles": "takes locust, in an environment of its own; tests/unit/test_load_profiles.py tries its parts",
     "-m load.bench": "measures for minutes to hours; tests/unit/test_bench_*.py try its parts",
 }
 """What marks an example that is run nowhere as it stands, and why."""
@@ -68,6 +78,11 @@ def examples(page: str) -> tuple[Example, ...]:
     return tuple(
         Example(page, anchor, language, code) for anchor, language, code in _parsed(page) if language in LANGUAGES
     )
+
+
+def programs(page: str) -> list[Example]:
+    """Those in other languages."""
+    return [Example(page, anchor, language, code) for anchor, language, code in _parsed(page) if language in PROGRAMS]
 
 
 def why_not_run(example: Example) -> str | None:

@@ -47,6 +47,8 @@ from modelmora.usecases.embed_watched import EmbedWatched
 from modelmora.usecases.health import Health
 from modelmora.usecases.models import Models
 from modelmora.usecases.predict import Predict
+from modelmora.usecases.probes import Probes
+from modelmora.usecases.recent_inferences import RecentInferences
 from modelmora.usecases.segment import Segment
 from tests.registries import RealRegistry
 
@@ -508,6 +510,7 @@ class World:
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
     checks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     hooks: list[Hook] = field(default_factory=list)
+    recent: RecentInferences = field(default_factory=RecentInferences)
     classifier: FakeClassifier = field(default_factory=FakeClassifier)
     predictor: FakePredictor = field(default_factory=FakePredictor)
     segmenter: FakeSegmenter = field(default_factory=FakeSegmenter)
@@ -551,7 +554,8 @@ class World:
         return Embed(self.admission(), self.embedder, self.describer, self.pictures, capacity=self.capacity)
 
     def health(self) -> Health:
-        return Health(self.host, self.models(), checks=self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)
+        probes = Probes(self.checks, clock=self.clock, wall=lambda: 1_700_000_000.0)
+        return Health(self.host, self.models(), probes, self.recent, clock=self.clock)
 
     def embed_stream(self, *, window_items: int = 16, window_bytes: int = 2**20) -> EmbedStream:
         return EmbedStream(self.embed(), limits=self.limits, window_items=window_items, window_bytes=window_bytes)

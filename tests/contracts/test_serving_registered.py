@@ -12,6 +12,7 @@ import pytest
 
 from modelmora.domain.catalogue import Catalogue
 from modelmora.domain.models import GroupSpec, ModelRef, ModelSpec
+from modelmora.domain.pictures.spaces import IndexSettings
 from modelmora.domain.registry.artifact import ArtifactFile
 from modelmora.domain.registry.entries import Running
 from modelmora.errors import (
@@ -188,6 +189,19 @@ async def test_a_version_of_a_group_that_is_not_here_is_not_served_here(world: W
     await world.roster.refresh()
     with pytest.raises(VersionNotFound):
         world.served("birds@1.0.0")
+
+
+async def test_an_embedding_model_that_is_registered_may_ask_for_an_index_of_its_own(world: World) -> None:
+    await world.registry.models.add("fish", "embedding", by=ANN)
+    stored = await world.real.stored(b"weights")
+    file = ArtifactFile(path="weights.safetensors", bytes=stored.bytes, sha256=stored.sha256)
+    settings = IndexSettings(m=32, quantization="int8", payload=("camera",))
+    given = Registration(version="1.0.0", files=(file,), running=Running(provider="noop", index=settings))
+    made = await world.registry.versions.register("fish", given, by=ANN)
+    assert (await world.registry.versions.get("fish", "1.0.0")).trial().index == settings == made.running.index
+
+    with pytest.raises(ValidationFailed, match="birds is of type classification, which makes no vectors"):
+        await world.registry.versions.register("birds", given, by=ANN)
 
 
 async def test_a_group_that_nobody_runs_is_refused_when_it_is_registered(world: World) -> None:

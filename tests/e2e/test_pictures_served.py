@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import json
+import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
-from minio import Minio
 
 from adapters.events.kafka import Cluster
 from adapters.events.kafka_publisher import KafkaPublisher
 from load.components.kafka import Kafka
-from modelmora.domain.events.codec import to_kept_parts
-from modelmora.domain.events.images import registered
-from modelmora.ids import new_id
+from tests.collector import Seen, collecting
 from tests.contracts.conftest import postgres_server
 from tests.contracts.object_store import served
 from tests.e2e.serving import ROOT, Server, environment, serve
-from tests.pictures import digest, drawing, picture
-from tests.support import components, end, reserve_port, start, wait_until
+from tests.e2e.stack import Stack, announce
+from tests.pictures import digest, drawing
+from tests.support import components, end, start, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 SHAPES = [(colour, shape) for colour in ("red", "green", "blue") for shape in ("circle", "square")]
@@ -145,49 +144,6 @@ def test_what_was_acknowledged_survives_a_kill(start_server: Callable[..., Serve
         again.stop()
 
 
-class Stack:
-    """An API worker and a subscriber over PostgreSQL, S3, Kafka, and the API worker's vectors."""
-
-    def __init__(self, folder: Path, database: str, store: Any, kafka: Kafka) -> None:
-        self.folder, self.store, self.kafka = folder, store, kafka
-        self.env = {
-            "MODELMORA_DATABASE_URL": f"postgresql+asyncpg://{database}/postgres",
-            "MODELMORA_OBJECTS_URL": f"s3+http://{store.access_key}:{store.secret_key}@{store.endpoint}/pictures",
-            "MODELMORA_EVENTS_URL": f"kafka://{kafka.brokers}",
-            "MODELMORA_INGEST_BUCKETS": "incoming",
-        }
-        self.client = Minio(store.endpoint, store.access_key, store.secret_key, secure=False)
-        for bucket in ("pictures", "incoming"):
-            self.client.make_bucket(bucket)
-        self.server = serve(folder / "api", env=self.env)
-        self.port = reserve_port()
-        self.subscriber: Any = None
-
-    def subscribe(self) -> None:
-        variables = environment(self.folder / "api", self.server.http_port, self.server.grpc_port, self.env)
-        variables |= {
-            "MODELMORA_SUBSCRIBER_PORT": str(self.port),
-            "MODELMORA_SUBSCRIBER_API": self.server.grpc_url,
-            "PYTHONPATH": str(ROOT),
-        }
-        command = [sys.executable, "-m", "subscribers"]
-        self.subscriber = start(command, log=self.folder / "subscriber.log", cwd=ROOT, env=variables)
-
-    def probe(self, path: str) -> httpx.Response | None:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=2)
-        return None
-
-    def ready(self) -> bool:
-        assert self.subscriber.poll() is None, (self.folder / "subscriber.log").read_text()[-3000:]
-        answer = self.probe("/readyz")
-        return answer is not None and answer.status_code == 200
-
-    def put(self, name: str, data: bytes) -> str:
-        self.client.put_object("incoming", name, io.BytesIO(data), len(data))
-        return f"s3://incoming/{name}"
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
@@ -195,8 +151,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         kafka = Kafka(tmp_path_factory.mktemp("kafka"))
     kafka.start()
     (folder / "weed").mkdir()
-    with postgres_server() as database, served(folder / "weed") as store:
-        made = Stack(folder, database.url, store, kafka)
+    with postgres_server() as database, served(folder / "weed") as store, collecting() as collector:
+        made = Stack(folder, database.url, store, kafka, collector)
         try:
             made.server.wait_ready()
             made.subscribe()
@@ -207,24 +163,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             if made.subscriber is not None:
                 end(made.subscriber)
             kafka.stop()
-
-
-async def announce(stack: Stack, *named: tuple[str, bytes]) -> list[str]:
-    """As a producer who is not us does it."""
-    producer = AIOKafkaProducer(bootstrap_servers=stack.kafka.brokers)
-    await producer.start()
-    ids = []
-    try:
-        for name, data in named:
-            now, id_ = datetime.now(UTC), new_id()
-            record = picture(id_, object=stack.put(name, data), sha256=digest(data), filename=name, created_at=now)
-            event = registered(record, source="/camera", id_=new_id(), time=now, topic="modelmora.images")
-            key, value, headers = to_kept_parts(event)
-            await producer.send_and_wait("modelmora.images", value, key=key, headers=list(headers))
-            ids.append(id_)
-    finally:
-        await producer.stop()
-    return ids
 
 
 def state(stack: Stack, id_: str) -> str:
@@ -256,6 +194,135 @@ async def test_an_upload_that_does_not_wait_is_indexed_by_the_subscriber(stack: 
     assert made.status_code == 202, made.text
     id_ = made.json()["data"][0]["id"]
     wait_until(lambda: state(stack, id_) == "indexed", within_s=60, what="the picture")
+
+
+def parts(spans: list[Seen], of: Seen) -> list[Seen]:
+    return [one for one in spans if one.parent == of.id]
+
+
+def the(spans: list[Seen], service: str, name: str) -> Seen:
+    found = [one for one in spans if (one.service, one.name) == (service, name)]
+    assert len(found) == 1, sorted({(one.service, one.name) for one in spans})
+    return found[0]
+
+
+@pytest.mark.slow
+def test_one_trace_leads_from_an_upload_over_kafka_to_the_index(stack: Stack) -> None:
+    trace = new_trace()
+    files = [("files", ("traced.png", drawing("red", "square", size=123), "image/png"))]
+    headers = {"traceparent": f"00-{trace}-{'1' * 16}-01"}
+    made = httpx.post(f"{stack.server.url}/v1/images", files=files, data={"wait": "false"}, headers=headers)
+    assert made.status_code == 202, made.text
+    done = ("modelmora-api", "modelmora.v1.ModelInference/GenerateBatch")
+
+    def complete() -> bool:
+        spans = stack.collector.of(trace)
+        ended = {(one.service, one.name) for one in spans}
+        known = {one.id for one in spans} | {"1" * 16}
+        return done in ended and all(one.parent in known for one in spans)
+
+    wait_until(complete, within_s=60, what="the trace")
+    spans = stack.collector.of(trace)
+    ids = {one.id for one in spans} | {"1" * 16}
+    assert all(one.parent in ids for one in spans), "each is a part of another that was written"
+    upload_ = the(spans, "modelmora-api", "POST /v1/images")
+    assert (upload_.parent, upload_.kind) == ("1" * 16, "server")
+    assert upload_.told["http.response.status_code"] == 202
+    assert {"INSERT pictures", "INSERT outbox", "objects put"} <= {one.name for one in parts(spans, upload_)}
+    (sent,) = [one for one in spans if one.name == "send modelmora.images"][:1]
+    assert (sent.parent, sent.kind, sent.told["messaging.system"]) == (upload_.id, "producer", "kafka")
+    (taken,) = [one for one in spans if one.name == "process modelmora.images" and one.parent == sent.id]
+    assert (taken.service, taken.kind) == ("modelmora-subscriber", "consumer")
+    (work,) = parts(spans, taken)
+    assert work.name == "ingest"
+    assert {"objects get", "vectors upsert", "INSERT outbox"} <= {one.name for one in parts(spans, work)}
+    asked = the(spans, "modelmora-subscriber", done[1])
+    assert (asked.parent, asked.kind) == (work.id, "client")
+    served_ = the(spans, *done)
+    assert (served_.parent, served_.kind) == (asked.id, "server")
+    computed(spans, served_)
+
+
+def computed(spans: list[Seen], request: Seen) -> None:
+    """What follows every request for one embedding."""
+    trip = the(spans, "modelmora-api", "embed_image")
+    assert trip.parent == request.id
+    assert trip.told["modelmora.preprocess_ms"] > 0
+    assert [one.name for one in parts(spans, trip)] == ["run embed_image"]
+    run = the(spans, "modelmora-engine", "run embed_image")
+    (batch,) = parts(spans, run)
+    assert (batch.name, batch.told["modelmora.batch.items"]) == ("batch", 1)
+    assert [one.name for one in parts(spans, batch)] == ["forward"]
+    chain = [request, trip, run, batch, parts(spans, batch)[0]]
+    assert all(a.start <= b.start and b.end <= a.end for a, b in itertools.pairwise(chain)), "each within the other"
+    assert run.told["modelmora.model"] == "shapes-clip"
+
+
+APPLICATION = """
+import sys
+from pathlib import Path
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from modelmora.client import SyncClient
+
+provider = TracerProvider(resource=Resource.create({"service.name": "shop"}))
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=sys.argv[1] + "/v1/traces")))
+trace.set_tracer_provider(provider)
+with SyncClient(sys.argv[2]) as client, trace.get_tracer("shop").start_as_current_span("visit") as visit:
+    client.generate_embedding(Path(sys.argv[3]))
+    print(format(visit.get_span_context().trace_id, "032x"))
+provider.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("face", "request_"),
+    [("grpc", "modelmora.v1.ModelInference/GenerateEmbedding"), ("http", "POST /v1/embed/image")],
+)
+def test_one_trace_leads_from_an_application_to_the_forward(
+    stack: Stack, tmp_path: Path, face: str, request_: str
+) -> None:
+    (tmp_path / "picture.png").write_bytes(drawing("blue", "square", size={"grpc": 131, "http": 132}[face]))
+    url = stack.server.grpc_url if face == "grpc" else stack.server.url
+    command = [sys.executable, "-c", APPLICATION, stack.collector.url, url, str(tmp_path / "picture.png")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert ran.returncode == 0, ran.stderr
+    trace = ran.stdout.strip()
+    whole = {"visit", request_, "embed_image", "run embed_image", "batch", "forward"}
+    wait_until(lambda: whole <= {one.name for one in stack.collector.of(trace)}, within_s=30, what="the trace")
+    spans = stack.collector.of(trace)
+    visit = the(spans, "shop", "visit")
+    (asked,) = parts(spans, visit)
+    assert (asked.service, asked.kind) == ("shop", "client")
+    served_ = the(spans, "modelmora-api", request_)
+    assert (served_.parent, served_.kind) == (asked.id, "server")
+    assert served_.told["modelmora.model"] == "shapes-clip"
+    computed(spans, served_)
+
+
+@pytest.mark.slow
+def test_a_request_that_fails_is_written_though_nobody_drew_it_and_its_log_line_names_it(stack: Stack) -> None:
+    trace = new_trace()
+    headers = {"traceparent": f"00-{trace}-{'2' * 16}-00", "x-modelmora-timeout-ms": "1"}
+    files = [("files", ("late.png", drawing("red", "circle", size=900), "image/png"))]
+    answer = httpx.post(f"{stack.server.url}/v1/embed/image", files=files, headers=headers)
+    assert answer.status_code == 504, answer.text
+    name = "POST /v1/embed/image"
+    wait_until(lambda: name in {one.name for one in stack.collector.of(trace)}, within_s=30, what="the request")
+    spans = stack.collector.of(trace)
+    request = the(spans, "modelmora-api", name)
+    assert request.failed
+    assert (request.parent, request.told["error.type"]) == ("2" * 16, "deadline_exceeded")
+    line = next(line for line in stack.server.log.read_text().splitlines() if trace in line)
+    assert json.loads(line)["trace_id"] == trace
+
+
+def new_trace() -> str:
+    return f"{random.getrandbits(127) + 1:032x}"
 
 
 @pytest.mark.slow

@@ -207,3 +207,11 @@ def test_an_idle_connection_outlives_the_patience_of_clients(shipped: Server) ->
     assert connection.getresponse().status == 200
     assert connection.sock is before
     connection.close()
+
+
+def test_every_line_that_the_server_writes_has_one_shape(shipped: Server) -> None:
+    lines = [json.loads(line) for line in shipped.log.read_text().splitlines()]
+    for line in lines:
+        assert list(line)[:4] == ["timestamp", "level", "process", "event"], line
+    assert {line["process"] for line in lines} >= {"supervisor", "api", "engine"}
+    assert any(line["event"] == "library_said" and "Starting production" in line["message"] for line in lines)
