@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from load.bench import bulk as announcing
 from load.bench import cached as remembering
 from load.bench import compare as comparing
+from load.bench import costs as costing
 from load.bench import hop as hopping
 from load.bench import machine, plan, profile, subjects, tables, wrk
 from load.bench import nearest as finding
@@ -19,7 +20,7 @@ from load.bench import observed as seeing
 from load.bench import search as searching
 from load.bench import start as starting
 from load.bench.options import JSON, QUICK, WORK, run_folder, say, write, write_json
-from load.bench.plan import ALL_POINTS, PAIRED_POINTS, PAIRED_WHEN_ASKED, Party, Point
+from load.bench.plan import ALL_POINTS, PAIRED_POINTS, PAIRED_WHEN_ASKED, POINT_S, Party, Point
 from load.bench.scenarios import bad, soak, swap, zoo
 from load.bench.stats import MIN_PAIRS
 from modelmora.domain.models import Engine
@@ -69,6 +70,10 @@ _ENGINE = click.option(
 @_ENGINE
 @click.option("--pairs", type=click.IntRange(MIN_PAIRS, 30), default=MIN_PAIRS, show_default=True)
 @click.option(
+    "--minutes", type=click.FloatRange(1, 60), default=POINT_S / 60, show_default=True,
+    help="The longest that a point of three parties may take, in proportion for more.",
+)  # fmt: skip
+@click.option(
     "--threads", type=click.IntRange(0, 256), default=0, help="For every party; 0: what each takes by itself."
 )
 @click.option(
@@ -89,6 +94,7 @@ def main(
     precision: subjects.Precision,
     engine: Engine,
     pairs: int,
+    minutes: float,
     threads: int,
     as_they_come: bool,
     quick: bool,
@@ -108,6 +114,7 @@ def main(
         parties=chosen,
         paired=PAIRED_POINTS | (PAIRED_WHEN_ASKED if asked else frozenset()),
         pairs=pairs,
+        point_s=minutes * 60,
         quick=quick,
         threads=threads,
         tuned=not as_they_come,
@@ -217,6 +224,33 @@ def search(
         run = searching.search(subject, options, folder, say=say)
     write(file, run)
     click.echo(searching.markdown(run))
+
+
+@main.command()
+@_MODEL
+@_PRECISION
+@_ENGINE
+@click.option("--callers", type=click.IntRange(1, 1024), default=32, show_default=True)
+@QUICK
+@JSON
+@WORK
+def costs(
+    *,
+    model: subjects.Name,
+    precision: subjects.Precision,
+    engine: Engine,
+    callers: int,
+    quick: bool,
+    file: Path | None,
+    work: Path,
+) -> None:
+    """CPU of a request by what it asks for; `python -m load.capacity` plans with it."""
+    few = {"kept": 64, "windows": 1, "seconds": 2} if quick else {}
+    with run_folder(work) as folder:
+        subject = replace(subjects.prepare(model, work), precision=precision, engine=engine)
+        run = costing.costs(subject, costing.Options(callers=callers, **few), folder, say=say)
+    write(file, run)
+    click.echo(costing.markdown(asdict(run)))
 
 
 @main.command()

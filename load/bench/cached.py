@@ -6,8 +6,9 @@ import asyncio
 import io
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image as Pillow
@@ -17,14 +18,13 @@ from load.bench import machine, pictures
 from load.bench.callers import HOST, Load
 from load.bench.driver import measure
 from load.bench.hop import LEAD_S, api_us
-from load.bench.inside import Counted, measured, streamed
+from load.bench.inside import measured, streaming
 from load.bench.plan import Point
 from load.bench.results import Run, Window
 from load.bench.servers import Server, start_ours
 from load.bench.stats import Spread, spread
 from load.bench.subjects import prepare
 from load.bench.tables import table
-from modelmora.client import Client
 from modelmora.domain.description import Description
 from modelmora.domain.inference import Call, Content, Embedded, Image, Vector
 from modelmora.domain.models import ModelSpec, Task
@@ -40,9 +40,6 @@ SIDE = 224
 DISTINCT = 64
 QUALITY = 93
 """About 20 kB a picture."""
-
-STREAM_ITEMS = 10_000
-"""What a server takes in one stream unless it is told otherwise."""
 
 _WHAT = {"texts": "a text over HTTP", "pictures": "a picture over HTTP", "batch": "a picture through GenerateBatch"}
 _MOST = {"texts": MAX_HTTP_US, "pictures": MAX_HTTP_US, "batch": MAX_BATCH_US}
@@ -162,23 +159,8 @@ def _by_http(ours: Server, options: Options, drawn: Path | None, folder: Path, *
 def _by_batch(ours: Server, drawn: Path, *, seconds: int) -> Window:
     """The caller is this process."""
     jpegs = pictures.read(drawn)
-    return asyncio.run(measured([ours.process.tree()], Point("grpc", 1), lambda: _stream(ours, jpegs, seconds)))
-
-
-async def _stream(ours: Server, jpegs: Sequence[bytes], seconds: int) -> Counted:
-    until = time.perf_counter() + seconds
-
-    def again() -> Iterator[bytes]:
-        for jpeg in itertools.cycle(jpegs):
-            if time.perf_counter() > until:
-                return
-            yield jpeg
-
-    parts = []
-    async with Client(f"grpc://{HOST}:{ours.grpc_port}", timeout=60.0) as client:
-        while time.perf_counter() < until:
-            parts.append(await streamed(client, itertools.islice(again(), STREAM_ITEMS), model="noop"))
-    return Counted(items=sum(part.items for part in parts), failed=sum(part.failed for part in parts))
+    work = partial(streaming, f"grpc://{HOST}:{ours.grpc_port}", itertools.cycle(jpegs), model="noop", seconds=seconds)
+    return asyncio.run(measured([ours.process.tree()], Point("grpc", 1), work))
 
 
 def _draw(folder: Path) -> Path:

@@ -41,6 +41,7 @@ class Load:
     BAD_WORD in it, and must be answered with `bad_status`. `models`: each request names one of these instead of
     `model`, drawn by Zipf's law. `top_k`: so many classes of each picture are asked for instead of its embedding.
     `distinct`: so many different requests over HTTP, again and again; 0: none twice.
+    `first`: the number of the first request; loads whose numbers differ ask for nothing twice.
     """
 
     party: Party
@@ -56,10 +57,15 @@ class Load:
     models: tuple[str, ...] = ()
     top_k: int = 0
     distinct: int = 0
+    first: int = 0
 
     def command(self) -> list[str]:
         """The command line that starts such a process."""
         return [sys.executable, "-m", "load.bench.callers", json.dumps(asdict(self))]
+
+    def looks_into(self, number: int) -> bool:
+        """Whether that request's answer is read: reading every one would cost more than sending the request."""
+        return number < self.first + self.callers
 
     @property
     def longest_s(self) -> float:
@@ -73,7 +79,7 @@ async def run(load: Load, tell: Callable[[dict[str, Any]], None]) -> None:
         opened = _grpc_senders(load) if load.face == "grpc" else _http_senders(load)
         senders = await stack.enter_async_context(opened)
         recorder = Recorder(callers=load.callers, lead_s=load.lead_s, window_s=load.window_s, begun=time.perf_counter())
-        numbers = itertools.count()
+        numbers = itertools.count(load.first)
         await asyncio.gather(*(_caller(send, numbers, recorder, tell) for send in senders))
     tell({"event": "result", **_result(recorder)})
 
@@ -108,7 +114,7 @@ async def _http_senders(load: Load) -> AsyncIterator[list[Send]]:
             good = not payloads.is_bad(number, load.bad_every)
             if status != (200 if good else load.bad_status):
                 raise Refused(f"{status} {body[:300]!r}")
-            if good and number < load.callers:  # looking into every answer would cost more than sending the request
+            if good and load.looks_into(number):
                 read(body)
             return good
 
@@ -136,7 +142,7 @@ async def _grpc_senders(load: Load) -> AsyncIterator[list[Send]]:
                 got = await client.generate_embedding(jpeg, model=load.model)
             else:
                 got = await client.generate_embedding(text=f"text {number:08x}", model=load.model)
-            if number < load.callers:
+            if load.looks_into(number):
                 answers.checked(np.asarray(got))
             return True
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from load.bench import agreement, control, machine, pictures, promises, results, stats, subjects
 from load.bench.callers import Load
 from load.bench.driver import ReferenceLoop, measure
-from load.bench.plan import PAIRED_POINTS, USUAL, Budget, Party, Point, decide, order
+from load.bench.plan import PAIRED_POINTS, POINT_S, USUAL, Budget, Party, Point, decide, order
 from load.bench.results import Run, Window
 from load.bench.rivals.starting import How, start
 from load.bench.servers import Server, start_ours
@@ -37,6 +37,7 @@ class Options:
     parties: Sequence[Party] = USUAL
     paired: frozenset[Point] = PAIRED_POINTS
     pairs: int = stats.MIN_PAIRS
+    point_s: float = POINT_S
     quick: bool = False
     threads: int = 0
     tuned: bool = True
@@ -51,7 +52,8 @@ class Options:
         """Quick: windows too short for a number, long enough to see that everything works."""
         if self.quick:
             return Budget(window_s=QUICK_S, lead_s=1.0, pairs=1, point_s=0.0, soak_s=QUICK_S, parties=len(self.parties))
-        return Budget(window_s=stats.window_seconds(batch_s), pairs=self.pairs, parties=len(self.parties))
+        window_s = stats.window_seconds(batch_s)
+        return Budget(window_s=window_s, pairs=self.pairs, point_s=self.point_s, parties=len(self.parties))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -13,6 +14,9 @@ from load.bench.plan import Point
 from load.bench.results import Window
 from load.bench.stats import percentile
 from modelmora.client import Client, Failed
+
+STREAM_ITEMS = 10_000
+"""What a server takes in one stream unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,17 @@ async def streamed(client: Client, items: Iterable[bytes], *, model: str) -> Cou
         else:
             good += 1
     return Counted(items=good, failed=bad)
+
+
+async def streaming(url: str, pictures: Iterator[bytes], *, model: str, seconds: float) -> Counted:
+    """One caller of GenerateBatch for so long, stream after stream."""
+    until = time.perf_counter() + seconds
+    more = itertools.takewhile(lambda _: time.perf_counter() < until, pictures)
+    parts = []
+    async with Client(url, timeout=60.0) as client:
+        while time.perf_counter() < until:
+            parts.append(await streamed(client, itertools.islice(more, STREAM_ITEMS), model=model))
+    return Counted(items=sum(part.items for part in parts), failed=sum(part.failed for part in parts))
 
 
 async def measured(trees: Sequence[psutil.Process], point: Point, work: Callable[[], Awaitable[Counted]]) -> Window:

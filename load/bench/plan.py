@@ -18,6 +18,7 @@ USUAL: tuple[Party, ...] = ("ours", "reference", "bentoml")
 CALLERS = (1, 8, 32, 64)
 SOAK_CALLERS = 64
 SOAK_S = 60.0
+POINT_S = 720.0
 _POINT = re.compile(r"(http|grpc):([1-9]\d{0,3})")
 
 
@@ -67,7 +68,7 @@ class Budget:
     window_s: float
     lead_s: float = 3.0
     pairs: int = MIN_PAIRS
-    point_s: float = 720.0
+    point_s: float = POINT_S
     soak_s: float = SOAK_S
     parties: int = len(USUAL)
 

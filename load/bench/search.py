@@ -46,13 +46,13 @@ def search(subject: Subject, options: Options, folder: Path, *, say: Callable[[s
     order: list[list[object]] = []
     ours = start_ours(subject, folder, vectors=(folder / "vectors").as_uri())
     with ours.process:
-        run.conditions["found_s"] = asyncio.run(_keep(ours, fresh, options.kept))
-        asks = {"words": lambda: _words(next(numbers)), "picture": lambda: _picture(fresh.next())}
+        run.conditions["found_s"] = asyncio.run(keep(ours, fresh, options.kept))
+        asks = {"words": lambda: words(next(numbers)), "picture": lambda: picture(fresh.next())}
         points = list(itertools.product(asks, CALLERS))
         for what, callers in points:
-            asyncio.run(_window(ours, asks[what], callers, 2))
+            asyncio.run(asked(ours, asks[what], callers, 2))
         for _, (what, callers) in itertools.product(range(options.windows), points):
-            window = asyncio.run(_window(ours, asks[what], callers, options.seconds))
+            window = asyncio.run(asked(ours, asks[what], callers, options.seconds))
             run.windows.append(window)
             order.append([what, callers])
             told = f"p95 {window.p95_ms or 0:.0f} ms of {window.items}, {window.failed} failed"
@@ -94,7 +94,7 @@ def _times(windows: Sequence[Window]) -> tuple[list[float | None], list[float | 
     return [window.p50_ms for window in windows], [window.p95_ms for window in windows]
 
 
-async def _keep(ours: Server, fresh: pictures.Fresh, kept: int) -> float:
+async def keep(ours: Server, fresh: pictures.Fresh, kept: int) -> float:
     """Uploads them; seconds from the last answer until it was found. Raises Trouble where it is not."""
     async with _client(ours) as client:
         for start in range(0, kept, UPLOADED):
@@ -114,14 +114,16 @@ async def _keep(ours: Server, fresh: pictures.Fresh, kept: int) -> float:
     return time.perf_counter() - began
 
 
-async def _window(ours: Server, ask: Callable[[], dict[str, Any]], callers: int, seconds: int) -> Window:
+async def asked(ours: Server, ask: Callable[[], dict[str, Any]], callers: int, seconds: int) -> Window:
+    """A window of callers who post what `ask` gives, as httpx takes it; no result of a search is a failure."""
+
     async def call(client: httpx.AsyncClient, until: float, times: list[float]) -> int:
         bad = 0
         while time.perf_counter() < until:
             start = time.perf_counter()
-            answer = await client.post("/v1/search", **ask())
+            answer = await client.post(**ask())
             times.append((time.perf_counter() - start) * 1e3)
-            bad += answer.status_code != 200 or not answer.json()["results"]
+            bad += not answer.is_success or answer.json().get("results") == []
         return bad
 
     async def work() -> Counted:
@@ -139,9 +141,9 @@ async def _client(ours: Server) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def _words(number: int) -> dict[str, Any]:
-    return {"json": {"text": f"a photograph of thing number {number} on a table", "limit": 20}}
+def words(number: int) -> dict[str, Any]:
+    return {"url": "/v1/search", "json": {"text": f"a photograph of thing number {number} on a table", "limit": 20}}
 
 
-def _picture(jpeg: bytes) -> dict[str, Any]:
-    return {"files": {"image": ("q.jpg", jpeg, "image/jpeg")}, "data": {"limit": "20"}}
+def picture(jpeg: bytes) -> dict[str, Any]:
+    return {"url": "/v1/search", "files": {"image": ("q.jpg", jpeg, "image/jpeg")}, "data": {"limit": "20"}}

@@ -145,6 +145,7 @@ def test_everything_that_was_done_is_in_the_audit_and_intact(server: Server) -> 
     assert httpx.get(f"{server.url}/api/v1/audit/verify").json()["intact"] is True
 
 
+@pytest.mark.timeout(240)  # two starts, and a registration between them
 def test_another_start_serves_the_registered_without_asking_the_store(tmp_path: Path) -> None:
     server = serve(tmp_path)
     try:
