@@ -59,10 +59,8 @@ class Plan:
 
 
 def plan(costs: Mapping[Way, Cost], mix: Mix, *, rate: float, cores: int, busy: float = BUSY, spare: int = 1) -> Plan:
-    """For requests of several kinds, by their weights; raises ValueError where no weight is positive."""
+    """For requests of several kinds, by their weights, of which one at least is positive."""
     whole = sum(mix.values())
-    if whole <= 0:
-        raise ValueError("a mix takes one weight above 0")
     api_ms = sum(weight * costs[way].api.median for way, weight in mix.items()) / whole
     runner_ms = sum(weight * costs[way].runner.median for way, weight in mix.items()) / whole
     return Plan(rate=rate, api_ms=api_ms, runner_ms=runner_ms, cores=cores, busy=busy, spare=spare)
@@ -82,6 +80,8 @@ def parse(text: str) -> Mix:
             raise ValueError(f"{part.strip()!r} has no weight; write such as {name}=3") from None
         if not 0 <= mix[way] < math.inf:
             raise ValueError(f"{part.strip()!r}: a weight is 0 or more")
+    if not any(mix.values()):
+        raise ValueError(f"{text!r}: a mix takes one weight above 0")
     return mix
 
 
