@@ -27,6 +27,7 @@ from modelmora.logs import configure_logging
 from modelmora.settings import Settings
 from modelmora.stall import watch_loop
 from runners import families
+from runners.devices import keep_heap
 from runners.process.zygote import Zygote
 from wiring.runner import own_share, runner_host
 from wiring.tracing import open_tracing
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 def main(group: str, index: int, folder: Path) -> None:
     """Until SIGTERM or the end of the parent."""
+    keep_heap()
     settings = Settings.load()
     configure_logging(settings.log.level, settings.log.format, process="engine")
     catalogue = wiring.load_catalogue(settings)

@@ -80,9 +80,11 @@ class Loader:
         def work() -> tuple[Loaded, int]:
             meter = self._meters(entry.device)
             with self._bustle.busy() as alone:
+                devices.trim()  # what the heap keeps would hold the weights, and hide them
                 before = meter.used()
                 loaded = provider.load(spec, folder, device=device, threads=self._share.threads, tell=tell)
                 capabilities.check(spec, provider.tasks(), loaded)
+                devices.trim()
                 return loaded, meter.used() - before if alone() else 0
 
         loaded, grown = await self._in_thread(work)

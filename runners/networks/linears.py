@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from runners.networks.attention import mix, plain
+from runners.networks.pooled import PooledBlock
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,8 @@ def pack(network: nn.Module, dtype: torch.dtype) -> None:
     for block in network.modules():
         if type(block) is ResidualAttentionBlock:
             _pack_block(block)
+        elif isinstance(block, PooledBlock):
+            pack_linears(block, dtype)
 
 
 def pack_linears(network: nn.Module, dtype: torch.dtype) -> None:
@@ -105,7 +108,7 @@ def packing_pays(dtype: torch.dtype) -> bool:
     x, weight = torch.randn(ROWS, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
     try:
         layer = PackedLinear(weight, None)
-        packed_s, plain_s = _best(lambda: layer(x)), _best(lambda: linear(x, weight))
+        packed_s, plain_s = _best(lambda: layer(x), lambda: linear(x, weight))
     except (RuntimeError, AttributeError) as cause:
         log.info("linear_layers", dtype=str(dtype), packed=False, why=str(cause)[:200])
         return False
@@ -113,12 +116,13 @@ def packing_pays(dtype: torch.dtype) -> bool:
     return packed_s < GAIN * plain_s
 
 
-def _best(work: Callable[[], object], times: int = 6) -> float:
-    """Seconds of the fastest of so many, after one that does not count."""
-    work()
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def _best(*works: Callable[[], object], times: int = 8) -> list[float]:
+    """Seconds of the fastest of so many of each, taken in turns, after one that does not count."""
+    seconds = [float("inf")] * len(works)
+    for turn in range(times + 1):
+        for place, work in enumerate(works):
+            started = time.perf_counter()
+            work()
+            if turn:
+                seconds[place] = min(seconds[place], time.perf_counter() - started)
+    return seconds

@@ -37,7 +37,7 @@ def test_vectors_are_those_of_all_positions(clip: CLIP, texts: list[str]) -> Non
 )
 def test_no_more_positions_are_computed_than_the_longest_text_has(clip: CLIP, texts: list[str], positions: int) -> None:
     seen: list[int] = []
-    clip.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    clip.transformer.resblocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
     with torch.inference_mode():
         encode_text(clip, ids(*texts))
     assert seen == [positions]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
 import sys
 
 import pytest
@@ -131,3 +133,36 @@ def test_a_release_empties_torchs_cache_where_there_is_a_gpu(monkeypatch: pytest
     cuda.count = 0
     devices.release()
     assert cuda.emptied == 1
+
+
+FAULTS = """
+import resource, sys, threading, numpy
+from runners import devices
+if sys.argv[1] == "keep":
+    devices.keep_heap()
+def layers():
+    for _ in range(10):
+        numpy.ones(10_000_000, dtype=numpy.float32)  # 40 MB, as activations of a batch may be
+def lane():
+    layers()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    layers()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=lane)
+thread.start()
+thread.join()
+held = devices.resident()
+devices.trim()
+print(held - devices.resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_a_kept_heap_is_used_again_without_the_kernel_and_given_back_when_trimmed() -> None:
+    def counted(how: str) -> list[int]:
+        told = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
+        return [int(line) for line in told.stdout.split()]
+
+    (faults, freed), (anew, _) = counted("keep"), counted("leave")
+    assert faults < 50 < anew
+    assert freed >= 36 * 2**20

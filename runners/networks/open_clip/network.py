@@ -24,6 +24,7 @@ from runners.networks.cores import use_threads
 from runners.networks.linears import pack
 from runners.networks.network import Network
 from runners.networks.open_clip.config import CLIP_VOCABULARY, Config, tokenizer_arguments
+from runners.networks.open_clip.pooling import pool_early
 from runners.networks.open_clip.texts import encode_text
 from runners.networks.open_clip.weights import find_weights, put_weights
 from runners.networks.pixels import DTYPES
@@ -149,6 +150,7 @@ def load_network(
         model = build(spec, config, device=device, precision=precision)
         put_weights(spec, model, read_weights(spec, file), tell=tell)
         straighten(model.eval().requires_grad_(False))
+        pool_early(model)
         if device == "cpu":
             pack(model, DTYPES[precision])
         network = OpenClip(model, description, device=device, precision=precision, threads=threads, tokenizer=tokenizer)

@@ -15,6 +15,7 @@ from modelmora.errors import ModelLoadFailed
 from runners.engines.towers import Towers
 from runners.networks.open_clip.config import Config
 from runners.networks.open_clip.network import build
+from runners.networks.open_clip.pooling import pool_image_early
 from runners.networks.open_clip.weights import find_weights, put_weights
 from runners.networks.pixels import Normalised
 from runners.networks.weights import read_weights
@@ -48,7 +49,7 @@ def load_towers(spec: ModelSpec, config: Config, folder: Path, description: Desc
         raise ModelLoadFailed(f"{spec.key}: models with a tokenizer of their own run on torch only", field="engine")
     network = build(spec, config, device="cpu", precision="fp32")
     put_weights(spec, network, read_weights(spec, find_weights(spec, folder)))
-    network.eval().requires_grad_(False)
+    pool_image_early(network.eval().requires_grad_(False))
     modules: dict[Task, nn.Module] = {}
     if description.image is not None:
         modules["embed_image"] = ImageTower(network, description.image).eval()
