@@ -31,7 +31,7 @@ from runners.provider import AnyProvider
 
 log = structlog.get_logger(__name__)
 
-RULES = "2"
+RULES = "3"
 """Part of every key: what was exported by other rules than today's is exported anew."""
 
 UNDER_WAY = ".part-"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +39,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conversions(tmp_path_factory: pytest.TempPathFactory) -> Conversions:
     kept = tmp_path_factory.mktemp("data")
     return Conversions(kept / "engines", Decisions(kept / "parity"), threads=2)
+
+
+@pytest.fixture(scope="module")
+def exported_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    engines = tmp_path_factory.mktemp("exported")
+    asyncio.run(opened(Conversions(engines, Decisions(None), threads=2), by("onnxruntime"), folder))
+    return engines
+
+
+@pytest.fixture
+def exported(exported_once: Path, tmp_path: Path) -> Path:
+    """A folder of a test's own with what `by("onnxruntime")` was exported to."""
+    return Path(shutil.copytree(exported_once, tmp_path / "engines"))
 
 
 def by(engine: Engine, precision: Precision = "fp32", **config: Any) -> ModelSpec:
@@ -162,10 +177,9 @@ async def test_a_broken_weights_file_is_named_by_the_export(conversions: Convers
         await conversions.ensure(by("openvino"), families.provider("open_clip"), broken)
 
 
-async def test_an_exported_network_that_is_damaged_says_which_folder_to_remove(tmp_path: Path, folder: Path) -> None:
-    kept, model = Conversions(tmp_path, Decisions(None), threads=1), by("onnxruntime")
-    await opened(kept, model, folder)
-    [file] = found(tmp_path, "*/embed_image.onnx")
+async def test_an_exported_network_that_is_damaged_says_which_folder_to_remove(exported: Path, folder: Path) -> None:
+    kept, model = Conversions(exported, Decisions(None), threads=1), by("onnxruntime")
+    [file] = found(exported, "*/embed_image.onnx")
     file.write_bytes(b"rubbish")
 
     with pytest.raises(ModelLoadFailed, match="remove the folder"):
@@ -206,9 +220,11 @@ async def test_an_export_that_never_ends_is_ended_and_leaves_nothing(tmp_path: P
     assert [path.name for path in found(tmp_path, "*.part-*")] == []
 
 
-async def test_what_was_decided_for_torch_says_nothing_of_another_engine(tmp_path: Path, folder: Path) -> None:
+async def test_what_was_decided_for_torch_says_nothing_of_another_engine(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
     decisions = Decisions(tmp_path / "parity")
-    kept, provider = Conversions(tmp_path / "engines", decisions, threads=1), OpenClipProvider()
+    kept, provider = Conversions(exported, decisions, threads=1), OpenClipProvider()
     undecided = by("onnxruntime", "auto")
     of_torch = replace(undecided, engine="torch")
     decisions.store(decisions.question(of_torch, provider, folder, "cpu"), Form("torch", "bf16"), {})
@@ -220,10 +236,9 @@ async def test_what_was_decided_for_torch_says_nothing_of_another_engine(tmp_pat
     assert (loaded.precision, type(loaded)) == ("fp32", Converted)
 
 
-async def test_a_network_that_is_gone_says_which_folder_to_remove(tmp_path: Path, folder: Path) -> None:
-    kept, model = Conversions(tmp_path, Decisions(None), threads=1), by("onnxruntime")
-    await opened(kept, model, folder)
-    [file] = found(tmp_path, "*/embed_text.onnx")
+async def test_a_network_that_is_gone_says_which_folder_to_remove(exported: Path, folder: Path) -> None:
+    kept, model = Conversions(exported, Decisions(None), threads=1), by("onnxruntime")
+    [file] = found(exported, "*/embed_text.onnx")
     file.unlink()
 
     with pytest.raises(ModelLoadFailed, match="remove the folder"):
